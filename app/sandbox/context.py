@@ -1,0 +1,28 @@
+"""What every endpoint of one sandbox shares."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from app.sandbox.config import SandboxConfig
+from app.sandbox.faults import FaultBook
+from app.sandbox.pace import PaceBook
+from app.sandbox.planning import Answerer
+from app.sandbox.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One sandbox: its settings, memory, faults, pace and tutor."""
+
+    config: SandboxConfig
+    state: State
+    faults: FaultBook
+    pace: PaceBook
+    tutor: Answerer
+
+
+def context_of(request: Request) -> Context:
+    """Return the sandbox that a request came to."""
+    return cast(Context, request.app.state.context)

@@ -1,0 +1,13 @@
+"""Ids as the upstream makes them: a prefix and 48 hexadecimal digits."""
+
+import secrets
+
+
+def new_id(prefix: str) -> str:
+    """Make an id such as `resp_4f…`."""
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+def new_call_id() -> str:
+    """Make the id that joins a function call and its output."""
+    return f"call_{secrets.token_urlsafe(18).replace('-', 'x').replace('_', 'y')}"

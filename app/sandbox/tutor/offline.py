@@ -1,0 +1,84 @@
+"""A tutor without a model: finds the mathematics in a conversation and really solves it.
+
+It keeps no conversation: the turns are all it knows, so the same turns get the same words.
+What it can't do it says. Never blocks the event loop: reading happens in its one thread,
+solving in the process of a `Workshop`, which has a hard deadline.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from app.algebra import AlgebraError, Task, Workshop
+from app.sandbox.tutor.answer import explain
+from app.sandbox.tutor.phrases import Phrases, phrases_of
+from app.sandbox.tutor.question import understand
+
+_EXAMPLES: Final = (
+    Task("solve_equation", ("x^2 - x - 1 = 0",)),
+    Task("integrate", ("x^2",)),
+)
+"""Solved once before anyone asks: SymPy imports more on its first use."""
+
+
+class Tutor:
+    """Answers the last turn of a conversation."""
+
+    def __init__(self, workshop: Workshop | None = None) -> None:
+        """Prepare; nothing starts before `warm_up` or the first question.
+
+        Args:
+            workshop: Where to solve, closed by its owner; by default one of its own,
+                which `aclose` closes.
+        """
+        self._owned = Workshop() if workshop is None else None
+        self._workshop = workshop or self._owned or Workshop()
+        # one thread is enough, for the workshop solves one task at a time; and it is not
+        # the loop's own pool, which slow questions would fill
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tutor")
+
+    async def reply(self, turns: Sequence[tuple[str, str]]) -> str:
+        """Answer.
+
+        Args:
+            turns: Pairs of role (`user` or `assistant`) and text, oldest first; the last
+                is the student's.
+
+        Returns:
+            Markdown with LaTeX, in the language of the question; never empty.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._reply, tuple(turns))
+
+    def warm_up(self) -> None:
+        """Start the process that solves, and let it solve something; blocks for a second.
+
+        Raises:
+            DeadlineError: The process did not come up.
+        """
+        self._workshop.start()
+        for task in _EXAMPLES:
+            self._workshop.run(task)
+
+    async def aclose(self) -> None:
+        """Stop the thread and, if it is its own, the process; a question on the way fails."""
+        if self._owned is not None:
+            await asyncio.to_thread(self._owned.close)
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+
+    def _reply(self, turns: tuple[tuple[str, str], ...]) -> str:
+        question = understand(turns)
+        say = phrases_of(question.language)
+        if not question.tasks:
+            return say.offline
+        answers = [self._solve(task, say, in_detail=question.in_detail) for task in question.tasks]
+        if question.assumed_zero:
+            answers.insert(0, say.assumed_zero)
+        return "\n\n".join(answers)
+
+    def _solve(self, task: Task, say: Phrases, *, in_detail: bool) -> str:
+        try:
+            return explain(self._workshop.run(task), say, in_detail=in_detail)
+        except AlgebraError as error:
+            return say.refused.get(error.code, say.offline)
