@@ -1,0 +1,1 @@
+"""The vocabulary: models, events and errors, on the standard library alone."""

@@ -1,0 +1,27 @@
+"""What may be stored as text, and how instants are written."""
+
+from datetime import UTC, datetime
+
+
+def is_storable(text: str) -> bool:
+    """Tell whether Postgres can keep `text`: no U+0000, no lone surrogate."""
+    if "\x00" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def clean(text: str) -> str:
+    """Replace what Postgres refuses by U+FFFD; a surrogate pair becomes its character."""
+    if is_storable(text):
+        return text
+    paired = text.replace("\x00", "\ufffd").encode("utf-16-le", "surrogatepass")
+    return paired.decode("utf-16-le", "replace")
+
+
+def rfc3339(instant: datetime) -> str:
+    """Write an aware instant as UTC with microseconds: `2026-11-24T08:00:00.000000Z`."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,70 @@
+"""The protocols that the services own; adapters satisfy them structurally.
+
+A unit of work is one database transaction: it commits when its block ends well, and is never
+held across an upstream call or between two events of a stream.
+"""
+
+from app.ports.log import Append, Cursor, EventLog, LogState, ThreadMark
+from app.ports.queue import Claim, Queue, Thread, Upkeep
+from app.ports.records import (
+    Admission,
+    Assistants,
+    Messages,
+    Page,
+    PageQuery,
+    Runs,
+    SessionChange,
+    Sessions,
+    TicketGrant,
+    Tickets,
+    Users,
+)
+from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
+from app.ports.upstream import (
+    Ended,
+    Generation,
+    Started,
+    Step,
+    TextDelta,
+    TokenVerifier,
+    Turn,
+    Upstream,
+    UpstreamEvent,
+)
+
+__all__ = [
+    "Admission",
+    "Append",
+    "Assistants",
+    "Claim",
+    "Cursor",
+    "Database",
+    "Ended",
+    "EventLog",
+    "Generation",
+    "LogState",
+    "Messages",
+    "Page",
+    "PageQuery",
+    "Queue",
+    "Runs",
+    "SessionChange",
+    "Sessions",
+    "Started",
+    "Step",
+    "TextDelta",
+    "Thread",
+    "ThreadMark",
+    "TicketGrant",
+    "Tickets",
+    "TokenVerifier",
+    "Turn",
+    "UnitOfWork",
+    "Upkeep",
+    "Upstream",
+    "UpstreamEvent",
+    "Users",
+    "Wake",
+    "WakeUps",
+    "Wakes",
+]

@@ -1,0 +1,198 @@
+"""What is kept of users, tutors and conversations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from app.domain.models import (
+    Assistant,
+    AssistantConfig,
+    JsonObject,
+    Message,
+    Principal,
+    Run,
+    SessionStatus,
+    TutoringSession,
+)
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """Which items of a list are asked for; `after` and `before` are ids of items."""
+
+    limit: int = 20
+    descending: bool = True
+    after: str | None = None
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T_co]):
+    """Some items of a list, in the order asked for."""
+
+    items: Sequence[T_co]
+    has_more: bool
+
+
+class Users(Protocol):
+    """Who has been here."""
+
+    async def resolve(self, principal: Principal) -> str:
+        """Return the id of the principal's user, made at first sight."""
+        ...
+
+    async def queued_runs(self, user_id: str) -> int:
+        """Count the user's runs that wait in the queue."""
+        ...
+
+
+class Assistants(Protocol):
+    """The tutors of a tenant, and the default one of all."""
+
+    async def get(
+        self, tenant: str | None, assistant_id: str, *, for_update: bool = False
+    ) -> Assistant | None:
+        """Return one that the tenant may use."""
+        ...
+
+    async def default(self) -> Assistant:
+        """Return the one that sessions get which name none."""
+        ...
+
+    async def config(self, assistant_id: str, version: int) -> AssistantConfig:
+        """Return what a version of an assistant, archived or not, was."""
+        ...
+
+    async def list(self, tenant: str | None, page: PageQuery) -> Page[Assistant]:
+        """Return those that the tenant may use."""
+        ...
+
+    async def add(
+        self, tenant: str | None, config: AssistantConfig, metadata: JsonObject
+    ) -> Assistant:
+        """Make a new one."""
+        ...
+
+    async def update(
+        self, assistant: Assistant, config: AssistantConfig, metadata: JsonObject
+    ) -> Assistant:
+        """Write its next version."""
+        ...
+
+    async def remove(self, assistant: Assistant) -> None:
+        """Archive it; delete it if nothing ever used it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChange:
+    """What a client may change of a session; absent is untouched."""
+
+    title: str | None = None
+    clear_title: bool = False
+    metadata: JsonObject | None = None
+    status: SessionStatus | None = None
+
+
+class Sessions(Protocol):
+    """Tutoring sessions; every look-up is by owner."""
+
+    async def add(
+        self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
+    ) -> TutoringSession:
+        """Open a session."""
+        ...
+
+    async def get(
+        self, user_id: str, session_id: str, *, for_update: bool = False
+    ) -> TutoringSession | None:
+        """Return the user's session; with `for_update`, its row is locked."""
+        ...
+
+    async def list(self, user_id: str, page: PageQuery) -> Page[TutoringSession]:
+        """Return the user's sessions by age."""
+        ...
+
+    async def change(self, session_id: str, change: SessionChange) -> TutoringSession:
+        """Apply a client's change."""
+        ...
+
+    async def hide(self, session_id: str) -> None:
+        """Delete it for its user at once and fence its run; rows go when it is purged."""
+        ...
+
+
+class Messages(Protocol):
+    """The transcript. Rows are written by the log alone."""
+
+    async def get(self, session_id: str, message_id: str) -> Message | None:
+        """Return one, with the text that it has so far."""
+        ...
+
+    async def list(
+        self, session_id: str, page: PageQuery, *, run_id: str | None = None
+    ) -> Page[Message]:
+        """Return those of a session, with the text that they have so far."""
+        ...
+
+    async def turns(self, session_id: str, *, after: int, upto: int) -> Sequence[Message]:
+        """Return ended messages of the turns in `(after, upto]` as the tutor reads them."""
+        ...
+
+    async def last_turn(self, session_id: str) -> Message | None:
+        """Return the newest message of the user, if there is one."""
+        ...
+
+
+class Runs(Protocol):
+    """Runs. Rows are written by the log alone, but for what the queue keeps on them."""
+
+    async def get(self, user_id: str, session_id: str, run_id: str) -> Run | None:
+        """Return one in one query, ownership included."""
+        ...
+
+    async def list(self, session_id: str, page: PageQuery) -> Page[Run]:
+        """Return those of a session."""
+        ...
+
+    async def admission(self, session: TutoringSession) -> "Admission":
+        """Return what decides whether, and how, the session gets another run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What waits already, and the assistant as it is now."""
+
+    waiting_in_session: int
+    oldest_waiting: str | None
+    """The id of the run that has waited longest in the session."""
+    waiting_of_user: int
+    assistant_version: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class TicketGrant:
+    """What a stream ticket opens."""
+
+    user_id: str
+    session_id: str
+    expires_at: datetime
+
+
+class Tickets(Protocol):
+    """Stream tickets; only their digests are kept."""
+
+    async def add(
+        self, digest: bytes, user_id: str, session_id: str, *, expires_at: float
+    ) -> datetime:
+        """Store one; return until when its first use is possible."""
+        ...
+
+    async def redeem(self, digest: bytes) -> TicketGrant | None:
+        """Use one: None when it is unknown, was not used in time, or is past its token."""
+        ...

@@ -1,0 +1,138 @@
+"""A server that generates answers, and who may ask it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.domain.models import (
+    AssistantConfig,
+    Part,
+    PartKind,
+    Principal,
+    Role,
+    RunStatus,
+    ToolCall,
+    Usage,
+)
+from app.ports.queue import Thread
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was said, as the upstream is told it."""
+
+    role: Role
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a run asks the upstream for."""
+
+    thread_id: str | None
+    """None where the upstream keeps no threads: `turns` then hold the whole conversation."""
+    turns: Sequence[Turn]
+    model: str
+    config: AssistantConfig
+    safety_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The upstream accepted; this is its name for the generation."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text of a part."""
+
+    part: int
+    text: str
+    kind: PartKind = PartKind.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the tutor is doing meanwhile."""
+
+    kind: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The upstream's own account of how the generation ended."""
+
+    status: RunStatus
+    """`completed`, `incomplete`, `failed`, `cancelled`, or `requires_action`."""
+    content: Sequence[Part]
+    usage: Usage | None
+    tail: str | None = None
+    tool_calls: Sequence[ToolCall] = ()
+    incomplete_reason: str | None = None
+    error_code: str | None = None
+    retryable: bool = False
+
+
+UpstreamEvent = Started | TextDelta | Step
+
+
+class Upstream(Protocol):
+    """A server that generates answers, and may keep threads."""
+
+    async def open_thread(self, turns: Sequence[Turn]) -> Thread | None:
+        """Open a thread that holds `turns`; None where the upstream keeps no threads.
+
+        Raises:
+            UpstreamError: It could not be opened, or filled.
+        """
+        ...
+
+    async def generate(
+        self, generation: Generation, listen: Callable[[UpstreamEvent], None]
+    ) -> Ended:
+        """Ask for one answer; `listen` hears of it as it comes. Cancelling ends the generation.
+
+        Every token passes here, so that it is a call, not an asynchronous iterator.
+
+        Raises:
+            UpstreamInterruptedError: The stream stopped before its end.
+            ThreadBusyError: Another request holds the thread; nothing was generated.
+            ThreadLostError: There is no such thread; nothing was generated.
+            UpstreamError: Anything else, with a stable code.
+        """
+        ...
+
+    async def outcome(
+        self, *, response_id: str | None, thread_id: str | None, tail: str | None
+    ) -> Ended | None:
+        """Ask what became of a generation whose end was not seen; None if it came to nothing.
+
+        Raises:
+            UpstreamError: The upstream does not say, for now.
+            ThreadLostError: The thread is gone, or holds a half-written turn.
+        """
+        ...
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Delete it and what it holds; one that is gone already is fine."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class TokenVerifier(Protocol):
+    """Who signs the users' tokens."""
+
+    async def verify(self, token: str) -> Principal:
+        """Return whom the token speaks for.
+
+        Raises:
+            UnauthenticatedError: It is not to be trusted.
+            AuthUnavailableError: The keys can't be had for now.
+        """
+        ...
