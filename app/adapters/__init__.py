@@ -1,0 +1,1 @@
+"""What is outside: Postgres, and the upstream dialects."""

@@ -1,0 +1,232 @@
+"""Sessions, their transcript and their runs, as clients and the tutor read them.
+
+Rows of messages and runs are written by `log.py` alone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.rows import AnySelect, Listing, message_of, page_of, run_of, session_of
+from app.adapters.postgres.tables import EventRow, MessageRow, RunRow, SessionRow
+from app.domain import ids
+from app.domain.models import (
+    JsonObject,
+    Message,
+    MessageStatus,
+    Part,
+    PartKind,
+    Role,
+    Run,
+    SessionStatus,
+    TutoringSession,
+)
+from app.ports import Admission, Page, PageQuery, SessionChange
+
+_OWN_SESSION = """
+SELECT id, user_id, assistant_id, title, status, meta, active_run_id, last_seq, created_at,
+    updated_at
+FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL
+"""
+
+_OWN_RUN = """
+SELECT r.* FROM runs r JOIN sessions s ON s.id = r.session_id
+WHERE r.id = $1 AND r.session_id = $2 AND s.user_id = $3 AND s.deleted_at IS NULL
+"""
+
+_ADMISSION = """
+SELECT
+    (SELECT count(*) FROM runs WHERE session_id = $1 AND status = 'queued'),
+    (SELECT id FROM runs WHERE session_id = $1 AND status = 'queued' ORDER BY seq LIMIT 1),
+    (SELECT count(*) FROM runs WHERE user_id = $2 AND status = 'queued'),
+    a.version, v.config ->> 'model'
+FROM assistants a JOIN assistant_versions v ON v.assistant_id = a.id AND v.version = a.version
+WHERE a.id = $3
+"""
+
+_TURNS = """
+SELECT * FROM messages
+WHERE session_id = $1 AND turn > $2 AND turn <= $3 AND status <> 'in_progress'
+ORDER BY turn, seq
+"""
+
+
+class PostgresSessions:
+    """Tutoring sessions; every look-up is by owner."""
+
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+        self._connection = connection
+        self._driver = driver
+
+    async def add(
+        self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
+    ) -> TutoringSession:
+        """Open a session."""
+        result = await self._connection.execute(
+            insert(SessionRow)
+            .values(
+                id=ids.new_id(ids.SESSION),
+                user_id=user_id,
+                assistant_id=assistant_id,
+                title=title,
+                status=SessionStatus.OPEN,
+                meta=metadata,
+            )
+            .returning(SessionRow)
+        )
+        return session_of(result.mappings().one())
+
+    async def get(
+        self, user_id: str, session_id: str, *, for_update: bool = False
+    ) -> TutoringSession | None:
+        """Return the user's session; with `for_update`, its row is locked."""
+        statement = f"{_OWN_SESSION} FOR UPDATE" if for_update else _OWN_SESSION
+        row = await self._driver.fetchrow(statement, session_id, user_id)
+        return None if row is None else session_of(row)
+
+    async def list(self, user_id: str, page: PageQuery) -> Page[TutoringSession]:
+        """Return the user's sessions by age."""
+        listing = Listing(
+            _own_sessions(user_id),
+            (SessionRow.created_at, SessionRow.id),
+            SessionRow.id,
+            session_of,
+        )
+        return await page_of(self._connection, listing, page)
+
+    async def change(self, session_id: str, change: SessionChange) -> TutoringSession:
+        """Apply a client's change."""
+        values: dict[str, Any] = {"updated_at": func.clock_timestamp()}
+        if change.title is not None or change.clear_title:
+            values["title"] = change.title
+        if change.metadata is not None:
+            values["meta"] = change.metadata
+        if change.status is not None:
+            values["status"] = change.status
+        result = await self._connection.execute(
+            update(SessionRow)
+            .where(SessionRow.id == session_id)
+            .values(values)
+            .returning(SessionRow)
+        )
+        return session_of(result.mappings().one())
+
+    async def hide(self, session_id: str) -> None:
+        """Delete it for its user at once and fence its run; rows go when it is purged."""
+        await self._connection.execute(
+            update(SessionRow)
+            .where(SessionRow.id == session_id)
+            .values(
+                deleted_at=func.now(),
+                fence=SessionRow.fence + 1,
+                title=None,
+                meta={},
+                updated_at=func.now(),
+            )
+        )
+
+
+def _own_sessions(user_id: str) -> AnySelect:
+    return select(SessionRow).where(SessionRow.user_id == user_id, SessionRow.deleted_at.is_(None))
+
+
+class PostgresMessages:
+    """The transcript."""
+
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+        self._connection = connection
+        self._driver = driver
+
+    async def get(self, session_id: str, message_id: str) -> Message | None:
+        """Return one, with the text that it has so far."""
+        query = select(MessageRow).where(
+            MessageRow.session_id == session_id, MessageRow.id == message_id
+        )
+        row = (await self._connection.execute(query)).mappings().first()
+        return None if row is None else await self._with_text(message_of(row))
+
+    async def list(
+        self, session_id: str, page: PageQuery, *, run_id: str | None = None
+    ) -> Page[Message]:
+        """Return those of a session, with the text that they have so far."""
+        query = select(MessageRow).where(MessageRow.session_id == session_id)
+        if run_id is not None:
+            query = query.where(MessageRow.run_id == run_id)
+        listing = Listing(query, (MessageRow.seq,), MessageRow.id, message_of)
+        found = await page_of(self._connection, listing, page)
+        return Page([await self._with_text(item) for item in found.items], found.has_more)
+
+    async def _with_text(self, message: Message) -> Message:
+        """Add up the deltas of a message that is still being written."""
+        if message.status is not MessageStatus.IN_PROGRESS:
+            return message
+        query = (
+            select(EventRow.type, EventRow.data)
+            .where(
+                EventRow.session_id == message.session_id,
+                EventRow.seq > message.seq,
+                EventRow.run_id == message.run_id,
+                EventRow.type.in_(("message.delta", "message.reset")),
+            )
+            .order_by(EventRow.seq)
+        )
+        texts: dict[int, str] = {}
+        for type_, data in await self._connection.execute(query):
+            event = json.loads(data)
+            if type_ == "message.reset":
+                texts = {k: text for k, text in texts.items() if k < event["from_part"]}
+            else:
+                texts[event["part"]] = texts.get(event["part"], "") + event["text"]
+        content = tuple(Part(texts[part], PartKind.TEXT) for part in sorted(texts))
+        return replace(message, content=content)
+
+    async def turns(self, session_id: str, *, after: int, upto: int) -> Sequence[Message]:
+        """Return ended messages of the turns in `(after, upto]` as the tutor reads them.
+
+        A question whose run still waits belongs to a later turn; one whose run ended without
+        an answer is still something that the student said.
+        """
+        rows = await self._driver.fetch(_TURNS, session_id, after, upto)
+        return [message_of(row) for row in rows]
+
+    async def last_turn(self, session_id: str) -> Message | None:
+        """Return the newest message of the user, if there is one."""
+        query = (
+            select(MessageRow)
+            .where(MessageRow.session_id == session_id, MessageRow.role == Role.USER)
+            .order_by(MessageRow.seq.desc())
+            .limit(1)
+        )
+        row = (await self._connection.execute(query)).mappings().first()
+        return None if row is None else message_of(row)
+
+
+class PostgresRuns:
+    """Runs, as clients read them."""
+
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+        self._connection = connection
+        self._driver = driver
+
+    async def get(self, user_id: str, session_id: str, run_id: str) -> Run | None:
+        """Return one in one query, ownership included."""
+        row = await self._driver.fetchrow(_OWN_RUN, run_id, session_id, user_id)
+        return None if row is None else run_of(row)
+
+    async def list(self, session_id: str, page: PageQuery) -> Page[Run]:
+        """Return those of a session."""
+        query = select(RunRow).where(RunRow.session_id == session_id)
+        listing = Listing(query, (RunRow.seq,), RunRow.id, run_of)
+        return await page_of(self._connection, listing, page)
+
+    async def admission(self, session: TutoringSession) -> Admission:
+        """Return what decides whether, and how, the session gets another run."""
+        row = await self._driver.fetchrow(
+            _ADMISSION, session.id, session.user_id, session.assistant_id
+        )
+        return Admission(*row) if row else Admission(0, None, 0, 0, "")

@@ -1,0 +1,198 @@
+"""Connections, transactions, and what their failures mean."""
+
+import logging
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final, cast
+
+import asyncpg
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import exc
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
+from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.log import PostgresEventLog
+from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
+from app.adapters.postgres.queue import PostgresQueue
+from app.adapters.postgres.upkeep import PostgresUpkeep
+from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, payload_of
+from app.domain.errors import SchemaBehindError, StorageUnavailableError
+
+log = logging.getLogger(__name__)
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+SERVER_SETTINGS: Final = {
+    "application_name": "tutor-relay",
+    "idle_in_transaction_session_timeout": "15s",
+    "jit": "off",
+    "lock_timeout": "5s",
+    "statement_timeout": "30s",
+}
+AWAY_STATES: Final = frozenset(
+    {
+        "08000", "08001", "08003", "08004", "08006",  # connection failures
+        "25P03", "53300", "53400",  # idle timeout, too many connections, limits
+        "55P03", "57014", "57P01", "57P02", "57P03",  # lock timeout, cancelled, shutting down
+        "40001", "40P01",  # serialization failure, deadlock
+    }
+)  # fmt: skip
+"""SQLSTATEs after which the same request may well succeed."""
+
+
+class PostgresUnitOfWork:
+    """One transaction, and the repositories inside it.
+
+    They share one connection in two forms: SQLAlchemy's, for queries that are composed, and the
+    driver's own, for the statements of the hot path, which cost a third that way (ADR 0010).
+    """
+
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+        self.touched: set[str] = set()
+        self.work: str | None = None
+        self.users = PostgresUsers(connection, driver)
+        self.assistants = PostgresAssistants(connection)
+        self.sessions = PostgresSessions(connection, driver)
+        self.messages = PostgresMessages(connection, driver)
+        self.runs = PostgresRuns(connection, driver)
+        self.log = PostgresEventLog(driver, self.touched)
+        self.queue = PostgresQueue(driver)
+        self.upkeep = PostgresUpkeep(connection, driver)
+        self.tickets = PostgresTickets(connection)
+
+    def wake_workers(self, *, new_run: bool = False) -> None:
+        """After the commit: a run waits, or else anything may have changed for a worker."""
+        self.work = NEW_RUN if new_run else ""
+
+    def wake_readers(self, session_id: str) -> None:
+        """After the commit: the session changed without an event."""
+        self.touched.add(session_id)
+
+
+class PostgresDatabase:
+    """A bounded pool of connections to one Postgres."""
+
+    def __init__(self, dsn: str, *, pool_size: int) -> None:
+        async def connect() -> Driver:
+            return await asyncpg.connect(
+                dsn, timeout=5, command_timeout=35, server_settings=SERVER_SETTINGS
+            )
+
+        self._engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=connect,
+            # Transactions are begun and ended by the driver, for both forms of the connection.
+            isolation_level="AUTOCOMMIT",
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            hide_parameters=True,
+        )
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[tuple[AsyncConnection, Driver]]:
+        with _translated():
+            async with self._engine.connect() as connection:
+                raw = await connection.get_raw_connection()
+                driver = cast("Driver", raw.driver_connection)
+                try:
+                    yield connection, driver
+                finally:
+                    if driver.is_closed():
+                        await connection.invalidate()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[PostgresUnitOfWork]:
+        """Begin; commit at the end of the block; then tell readers and workers.
+
+        Raises:
+            StorageUnavailableError: The database is away; what was to be written may or may
+                not have been, if it went away during the commit.
+        """
+        async with self._connection() as (connection, driver):
+            uow = PostgresUnitOfWork(connection, driver)
+            async with driver.transaction():
+                yield uow
+            try:
+                await _notify(driver, uow)
+            except Exception as error:
+                # What was written is written; a lost wake-up costs a poll's time.
+                if not is_away(error):
+                    raise
+                log.warning("a wake-up was lost: %s", type(error).__name__)
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncGenerator[PostgresUnitOfWork]:
+        """Let each statement be a transaction of its own; nobody is told."""
+        async with self._connection() as (connection, driver):
+            yield PostgresUnitOfWork(connection, driver)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[PostgresUnitOfWork]:
+        """Read one consistent state, in a read-only transaction."""
+        async with (
+            self._connection() as (connection, driver),
+            driver.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield PostgresUnitOfWork(connection, driver)
+
+    async def check_ready(self) -> None:
+        """Raise `StorageUnavailableError` or `SchemaBehindError` when it can't serve."""
+        async with self._connection() as (_, driver):
+            try:
+                rows = await driver.fetch("SELECT version_num FROM alembic_version")
+            except asyncpg.UndefinedTableError:
+                raise SchemaBehindError from None
+        present = {row["version_num"] for row in rows}
+        if present != set(schema_heads()):
+            raise SchemaBehindError
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+
+async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
+    """Tell readers and workers, after the commit.
+
+    Inside the transaction all commits of the database would queue for each other's
+    notifications (ADR 0002).
+    """
+    if uow.touched:
+        await driver.execute(NOTIFY, CHANNELS["events"], payload_of(uow.touched))
+    if uow.work is not None:
+        await driver.execute(NOTIFY, CHANNELS["work"], uow.work)
+
+
+def schema_heads() -> list[str]:
+    """Return the revisions that this version of the code needs."""
+    return ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini"))).get_heads()
+
+
+@contextmanager
+def _translated() -> Generator[None]:
+    """Turn a driver's word for 'away' into ours; let every other error be what it is."""
+    try:
+        yield
+    except Exception as error:
+        if is_away(error):
+            raise StorageUnavailableError from error
+        raise
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether an error means that the database is away for now."""
+    if isinstance(error, exc.TimeoutError | ConnectionError | OSError | TimeoutError):
+        return True
+    if isinstance(error, exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        error = error.orig or error
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return state in AWAY_STATES
+    return isinstance(
+        error, asyncpg.InterfaceError | asyncpg.exceptions.ConnectionDoesNotExistError
+    )

@@ -1,0 +1,214 @@
+"""Users, the tutors that they may talk to, and tickets for their browsers."""
+
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.rows import (
+    AnySelect,
+    Listing,
+    assistant_of,
+    config_of,
+    config_values,
+    page_of,
+)
+from app.adapters.postgres.tables import (
+    AssistantRow,
+    AssistantVersionRow,
+    RunRow,
+    SessionRow,
+    StreamTicketRow,
+    UserRow,
+)
+from app.domain import ids
+from app.domain.models import Assistant, AssistantConfig, JsonObject, Principal
+from app.ports import Page, PageQuery, TicketGrant
+
+TICKET_FIRST_USE = timedelta(seconds=60)
+"""Time for a browser to connect after it was given a ticket."""
+
+
+class PostgresUsers:
+    """Who has been here."""
+
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+        self._connection = connection
+        self._driver = driver
+
+    async def resolve(self, principal: Principal) -> str:
+        """Return the id of the principal's user, made at first sight."""
+        known = select(UserRow.id).where(
+            UserRow.subject == principal.subject,
+            UserRow.tenant.is_not_distinct_from(principal.tenant),
+        )
+        found = (await self._connection.execute(known)).scalar()
+        if found is not None:
+            return found
+        await self._connection.execute(
+            postgresql.insert(UserRow)
+            .values(id=ids.new_id(ids.USER), tenant=principal.tenant, subject=principal.subject)
+            .on_conflict_do_nothing()
+        )
+        return (await self._connection.execute(known)).scalar_one()
+
+    async def queued_runs(self, user_id: str) -> int:
+        """Count the user's runs that wait in the queue."""
+        return await self._driver.fetchval(_QUEUED_RUNS, user_id) or 0
+
+
+_QUEUED_RUNS = "SELECT count(*) FROM runs WHERE user_id = $1 AND status = 'queued'"
+
+
+def _assistants(tenant: str | None) -> AnySelect:
+    """Assistants that a tenant may use, at their present version."""
+    return (
+        select(AssistantRow, AssistantVersionRow.config)
+        .join(
+            AssistantVersionRow,
+            (AssistantVersionRow.assistant_id == AssistantRow.id)
+            & (AssistantVersionRow.version == AssistantRow.version),
+        )
+        .where(
+            AssistantRow.archived_at.is_(None),
+            or_(AssistantRow.tenant.is_not_distinct_from(tenant), AssistantRow.is_default),
+        )
+    )
+
+
+class PostgresAssistants:
+    """The tutors of a tenant, and the default one of all."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def get(
+        self, tenant: str | None, assistant_id: str, *, for_update: bool = False
+    ) -> Assistant | None:
+        """Return one that the tenant may use."""
+        query = _assistants(tenant).where(AssistantRow.id == assistant_id)
+        if for_update:
+            query = query.with_for_update(of=AssistantRow)
+        row = (await self._connection.execute(query)).mappings().first()
+        return None if row is None else assistant_of(row)
+
+    async def default(self) -> Assistant:
+        """Return the one that sessions get which name none."""
+        query = _assistants(None).where(AssistantRow.is_default)
+        return assistant_of((await self._connection.execute(query)).mappings().one())
+
+    async def config(self, assistant_id: str, version: int) -> AssistantConfig:
+        """Return what a version of an assistant, archived or not, was."""
+        query = select(AssistantVersionRow.config).where(
+            AssistantVersionRow.assistant_id == assistant_id,
+            AssistantVersionRow.version == version,
+        )
+        return config_of((await self._connection.execute(query)).scalar_one())
+
+    async def list(self, tenant: str | None, page: PageQuery) -> Page[Assistant]:
+        """Return those that the tenant may use."""
+        listing = Listing(
+            _assistants(tenant),
+            (AssistantRow.created_at, AssistantRow.id),
+            AssistantRow.id,
+            assistant_of,
+        )
+        return await page_of(self._connection, listing, page)
+
+    async def add(
+        self, tenant: str | None, config: AssistantConfig, metadata: JsonObject
+    ) -> Assistant:
+        """Make a new one."""
+        assistant_id = ids.new_id(ids.ASSISTANT)
+        await self._connection.execute(
+            insert(AssistantRow).values(id=assistant_id, tenant=tenant, version=1, meta=metadata)
+        )
+        return await self._write_version(tenant, assistant_id, 1, config)
+
+    async def update(
+        self, assistant: Assistant, config: AssistantConfig, metadata: JsonObject
+    ) -> Assistant:
+        """Write its next version."""
+        version = assistant.version + 1
+        await self._connection.execute(
+            update(AssistantRow)
+            .where(AssistantRow.id == assistant.id)
+            .values(version=version, meta=metadata, updated_at=func.now())
+        )
+        return await self._write_version(assistant.tenant, assistant.id, version, config)
+
+    async def _write_version(
+        self, tenant: str | None, assistant_id: str, version: int, config: AssistantConfig
+    ) -> Assistant:
+        await self._connection.execute(
+            insert(AssistantVersionRow).values(
+                assistant_id=assistant_id, version=version, config=config_values(config)
+            )
+        )
+        query = _assistants(tenant).where(AssistantRow.id == assistant_id)
+        return assistant_of((await self._connection.execute(query)).mappings().one())
+
+    async def remove(self, assistant: Assistant) -> None:
+        """Archive it; delete it if nothing ever used it."""
+        used = exists().where(
+            or_(
+                exists().where(SessionRow.assistant_id == assistant.id),
+                exists().where(RunRow.assistant_id == assistant.id),
+            )
+        )
+        archived = (
+            update(AssistantRow)
+            .where(AssistantRow.id == assistant.id, used)
+            .values(archived_at=func.now())
+        )
+        if (await self._connection.execute(archived)).rowcount == 0:
+            await self._connection.execute(
+                delete(AssistantRow).where(AssistantRow.id == assistant.id)
+            )
+
+
+class PostgresTickets:
+    """Stream tickets; only their digests are kept."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(
+        self, digest: bytes, user_id: str, session_id: str, *, expires_at: float
+    ) -> datetime:
+        """Store one; return until when its first use is possible."""
+        end = datetime.fromtimestamp(expires_at, UTC)
+        await self._connection.execute(
+            delete(StreamTicketRow).where(StreamTicketRow.expires_at < func.now())
+        )
+        result = await self._connection.execute(
+            insert(StreamTicketRow)
+            .values(
+                digest=digest,
+                user_id=user_id,
+                session_id=session_id,
+                use_by=func.least(func.now() + TICKET_FIRST_USE, end),
+                expires_at=end,
+            )
+            .returning(StreamTicketRow.use_by)
+        )
+        return result.scalar_one()
+
+    async def redeem(self, digest: bytes) -> TicketGrant | None:
+        """Use one: None when it is unknown, was not used in time, or is past its token."""
+        result = await self._connection.execute(
+            update(StreamTicketRow)
+            .where(
+                StreamTicketRow.digest == digest,
+                StreamTicketRow.expires_at > func.now(),
+                or_(StreamTicketRow.used_at.is_not(None), StreamTicketRow.use_by > func.now()),
+            )
+            .values(used_at=func.coalesce(StreamTicketRow.used_at, func.now()))
+            .returning(
+                StreamTicketRow.user_id, StreamTicketRow.session_id, StreamTicketRow.expires_at
+            )
+        )
+        row = result.first()
+        return None if row is None else TicketGrant(*row)

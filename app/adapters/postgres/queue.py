@@ -1,0 +1,177 @@
+"""The run queue: the run row is the entry, a lease says who works on it.
+
+Claims skip what others have locked, so that no worker ever waits for another's claim.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.rows import AnyRow, run_of
+from app.domain.models import Run, RunStatus
+from app.ports import Claim, Thread
+
+_QUEUED = """
+SELECT r.*, s.fence, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn, s.upstream_tail,
+    r.expires_at - clock_timestamp() AS remaining
+FROM runs r JOIN sessions s ON s.id = r.session_id
+WHERE r.status = 'queued' AND s.active_run_id IS NULL AND s.deleted_at IS NULL
+    AND NOT EXISTS (
+        SELECT FROM runs earlier
+        WHERE earlier.session_id = r.session_id AND earlier.status = 'queued'
+            AND earlier.seq < r.seq)
+ORDER BY r.created_at LIMIT $1
+FOR UPDATE OF s, r SKIP LOCKED
+"""
+
+# After Postgres was away all leases have run out; their holders get one lease to renew them.
+_ABANDONED = """
+SELECT r.*, s.fence, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn, s.upstream_tail,
+    r.expires_at - clock_timestamp() AS remaining
+FROM runs r JOIN sessions s ON s.id = r.session_id
+WHERE r.status IN ('in_progress', 'cancelling') AND r.lease_expires_at < clock_timestamp()
+    AND (r.worker_id IS NULL OR (
+        $2::boolean AND r.id <> ALL($3::text[])
+        AND pg_postmaster_start_time() + $4::interval < clock_timestamp()))
+    AND s.deleted_at IS NULL
+ORDER BY r.lease_expires_at LIMIT $1
+FOR UPDATE OF s, r SKIP LOCKED
+"""
+
+_LEASE = """
+UPDATE runs SET worker_id = $2, lease_expires_at = clock_timestamp() + $3::interval
+WHERE id = ANY($1::text[])
+"""
+
+_HEARTBEAT = """
+WITH held AS (
+    SELECT id FROM runs
+    WHERE id = ANY($1::text[]) AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+    ORDER BY id FOR UPDATE
+)
+UPDATE runs SET lease_expires_at = clock_timestamp() + $3::interval
+WHERE id IN (SELECT id FROM held)
+RETURNING id, status
+"""
+
+_COUNT_ATTEMPT = """
+UPDATE runs SET attempts = attempts + 1, upstream_response_id = NULL
+WHERE id = $1 AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+RETURNING attempts
+"""
+
+_HAND_OVER = """
+UPDATE runs
+SET worker_id = NULL, lease_expires_at = '-infinity', handovers = handovers + 1
+WHERE id = ANY($1::text[]) AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+"""
+
+_NEW_THREAD = """
+WITH ours AS (
+    UPDATE sessions SET upstream_thread_id = $4, upstream_turn = $5, upstream_tail = $6
+    WHERE id = $1 AND active_run_id = $2 AND fence = $3
+    RETURNING id
+), retired AS (
+    UPDATE upstream_threads SET retired_at = now()
+    WHERE session_id IN (SELECT id FROM ours) AND thread_id <> $4 AND retired_at IS NULL
+), recorded AS (
+    INSERT INTO upstream_threads (thread_id, session_id, retired_at)
+    SELECT $4, $1, CASE WHEN EXISTS (SELECT FROM ours) THEN NULL ELSE now() END
+    ON CONFLICT (thread_id) DO NOTHING
+)
+SELECT EXISTS (SELECT FROM ours)
+"""
+
+_OVERDUE = """
+SELECT r.* FROM runs r JOIN sessions s ON s.id = r.session_id
+WHERE (r.status = 'queued' AND r.created_at < now() - $1::interval
+        OR r.status = 'requires_action' AND r.expires_at < now())
+    AND s.deleted_at IS NULL
+ORDER BY s.id LIMIT $2
+FOR UPDATE OF s, r SKIP LOCKED
+"""
+
+
+class PostgresQueue:
+    """The queue, inside one transaction."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    async def lease_queued(
+        self, worker_id: str, *, lease: timedelta, lifetime: timedelta, limit: int
+    ) -> Sequence[Claim]:
+        """Lock and lease the oldest runs that wait in sessions without an active run."""
+        rows = await self._rows(_QUEUED, limit)
+        await self._lease(rows, worker_id, lease)
+        return [_claim(row, lifetime) for row in rows]
+
+    async def lease_abandoned(
+        self, worker_id: str, *, lease: timedelta, limit: int, reap: bool, held: Sequence[str]
+    ) -> Sequence[Claim]:
+        """Lock and lease active runs that were handed over or, with `reap`, fell silent.
+
+        A worker may have lost sight of a run of its own (a claim whose commit was in doubt):
+        what it does not hold is taken like anybody's.
+        """
+        rows = await self._rows(_ABANDONED, limit, reap, list(held), lease)
+        await self._lease(rows, worker_id, lease)
+        return [_claim(row, row["remaining"]) for row in rows]
+
+    async def _lease(self, rows: Sequence[AnyRow], worker_id: str, lease: timedelta) -> None:
+        if rows:
+            ids = [row["id"] for row in rows]
+            await self._driver.execute(_LEASE, ids, worker_id, lease)
+
+    async def heartbeat(
+        self, worker_id: str, run_ids: Sequence[str], *, lease: timedelta
+    ) -> Mapping[str, RunStatus]:
+        """Renew leases, even such as ran out; return what the worker still holds."""
+        rows = await self._rows(_HEARTBEAT, list(run_ids), worker_id, lease)
+        return {row["id"]: RunStatus(row["status"]) for row in rows}
+
+    async def count_attempt(self, run_id: str, worker_id: str) -> int | None:
+        """Record that another generation is about to be asked for; None when fenced."""
+        rows = await self._rows(_COUNT_ATTEMPT, run_id, worker_id)
+        return rows[0]["attempts"] if rows else None
+
+    async def open_thread(self, claim: Claim, thread: Thread) -> bool:
+        """Record a new upstream thread, and the old one as given up; False when fenced."""
+        run = claim.run
+        is_ours = await self._driver.fetchval(
+            _NEW_THREAD,
+            run.session_id,
+            run.id,
+            claim.fence,
+            thread.thread_id,
+            thread.turn,
+            thread.tail,
+        )
+        return bool(is_ours)
+
+    async def hand_over(self, worker_id: str, run_ids: Sequence[str]) -> int:
+        """Give leases up, resumable by others at once; return how many."""
+        result = await self._driver.execute(_HAND_OVER, list(run_ids), worker_id)
+        return int(result.rpartition(" ")[2])
+
+    async def overdue(self, *, queue_limit: timedelta, limit: int) -> Sequence[Run]:
+        """Lock runs without a lease whose time is up: waiting too long, or for an action."""
+        return [run_of(row) for row in await self._rows(_OVERDUE, queue_limit, limit)]
+
+    async def _rows(self, statement: str, *parameters: Any) -> Sequence[AnyRow]:
+        return await self._driver.fetch(statement, *parameters)
+
+
+def _claim(row: AnyRow, remaining: timedelta) -> Claim:
+    return Claim(
+        run=run_of(row),
+        fence=row["fence"] + 1,
+        thread=Thread(row["upstream_thread_id"], row["upstream_turn"], row["upstream_tail"]),
+        response_id=row["upstream_response_id"],
+        is_takeover=row["status"] != RunStatus.QUEUED,
+        handovers=row["handovers"],
+        remaining=remaining,
+        safety_id=hashlib.sha256(row["owner"].encode()).hexdigest(),
+    )
