@@ -1,0 +1,1 @@
+"""The Conversations + Responses dialect, behind `ports.Upstream`."""

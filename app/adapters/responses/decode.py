@@ -1,0 +1,171 @@
+"""The dialect's events and objects, as domain events.
+
+Events are told apart by their `type` alone. Unknown ones are passed over: the vendor adds some
+every few months.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from app.adapters.responses.errors import failure, interrupted, of_response
+from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
+from app.domain.text import clean
+from app.ports import Ended, Started, Step, TextDelta, UpstreamEvent
+
+TEXT_DELTA: Final = "response.output_text.delta"
+REFUSAL_DELTA: Final = "response.refusal.delta"
+ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
+UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading data of any other shape raises."""
+_STEP: Final = re.compile(r"response\.(\w+)_call\.(in_progress|completed|failed)")
+_ITEM_STATUSES: Final = {
+    "response.output_item.added": "in_progress",
+    "response.output_item.done": "completed",
+}
+_STATUSES: Final = {
+    "completed": RunStatus.COMPLETED,
+    "incomplete": RunStatus.INCOMPLETE,
+    "failed": RunStatus.FAILED,
+    "cancelled": RunStatus.CANCELLED,
+}
+
+
+class ResponseDecoder:
+    """One stream's state: which parts have appeared, and which events were seen."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[Any, Any], int] = {}
+        self._last = -1
+
+    def decode(self, data: bytes) -> Iterator[UpstreamEvent | Ended]:
+        """Yield what an event means, `Ended` last.
+
+        Raises:
+            UpstreamError: The upstream reports an error, or sends what can't be read.
+        """
+        try:
+            event = json.loads(data)
+            type_: str = event["type"]
+            if self._is_repeated(event):
+                return
+            if type_ == TEXT_DELTA:
+                yield TextDelta(self._part(event), _text(event["delta"]))
+            elif type_ == REFUSAL_DELTA:
+                yield TextDelta(self._part(event), _text(event["delta"]), PartKind.REFUSAL)
+            elif type_ == "response.created":
+                yield Started(_name(event["response"]["id"]))
+            elif type_ in ENDS:
+                yield ended(event["response"])
+            elif type_ == "error":
+                code, retryable = of_response(event)
+                raise failure(code, retryable=retryable, generated=True)
+            else:
+                yield from _steps(type_, event)
+        except UNREADABLE:
+            raise interrupted("upstream_garbage") from None
+
+    def _is_repeated(self, event: dict[str, Any]) -> bool:
+        """Drop what comes twice or late; the final account makes up for what is dropped."""
+        number = event.get("sequence_number")
+        if not isinstance(number, int):
+            return False
+        if number <= self._last and event["type"] not in ENDS:
+            return True
+        self._last = number
+        return False
+
+    def _part(self, event: dict[str, Any]) -> int:
+        key = (event.get("output_index"), event.get("content_index"))
+        return self._parts.setdefault(key, len(self._parts))
+
+
+def _steps(type_: str, event: dict[str, Any]) -> Iterator[Step]:
+    found = _STEP.fullmatch(type_)
+    if found is not None:
+        yield Step(found[1], found[2])
+    elif type_ in _ITEM_STATUSES and event["item"].get("type") == "function_call":
+        yield Step("function", _ITEM_STATUSES[type_])
+
+
+def ended(response: dict[str, Any]) -> Ended:
+    """Return how a response that has ended did so."""
+    output: list[dict[str, Any]] = response.get("output") or []
+    calls = tool_calls(output)
+    status = _STATUSES[response["status"]]
+    if calls and status is RunStatus.COMPLETED:
+        status = RunStatus.REQUIRES_ACTION
+    code, retryable = None, False
+    if status is RunStatus.FAILED:
+        code, retryable = of_response(response.get("error"))
+    details: dict[str, Any] = response.get("incomplete_details") or {}
+    reason, tail = details.get("reason"), output[-1].get("id") if output else None
+    return Ended(
+        status=status,
+        content=parts(output),
+        usage=_usage(response.get("usage")),
+        tail=None if tail is None else _name(tail),
+        tool_calls=calls,
+        incomplete_reason=None if reason is None else _name(reason),
+        error_code=code,
+        retryable=retryable,
+    )
+
+
+def parts(items: Sequence[dict[str, Any]]) -> list[Part]:
+    """Return the parts of what the assistant said, in order."""
+    found: list[Part] = []
+    for item in items:
+        if item.get("type") != "message" or item.get("role") != "assistant":
+            continue
+        for content in item["content"]:
+            if content["type"] == "output_text":
+                notes = tuple(_cleaned(note) for note in content.get("annotations") or ())
+                found.append(Part(_text(content["text"]), PartKind.TEXT, notes))
+            elif content["type"] == "refusal":
+                found.append(Part(_text(content["refusal"]), PartKind.REFUSAL))
+    return found
+
+
+def tool_calls(items: Sequence[dict[str, Any]]) -> list[ToolCall]:
+    """Return the functions that the items ask to have called."""
+    return [
+        ToolCall(_name(item["call_id"]), _name(item["name"]), _name(item["arguments"]))
+        for item in items
+        if item.get("type") == "function_call"
+    ]
+
+
+def _usage(usage: dict[str, Any] | None) -> Usage | None:
+    if not usage:
+        return None
+    counts = [usage[name] for name in ("input_tokens", "output_tokens", "total_tokens")]
+    if not all(isinstance(count, int) for count in counts):
+        raise TypeError
+    return Usage(*counts)
+
+
+def _text(value: object) -> str:
+    """Refuse what is no text. It is cleaned where it is shown: a delta may be half a pair."""
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _name(value: object) -> str:
+    """Return text that is stored as it is: without what Postgres refuses."""
+    return clean(_text(value))
+
+
+def _cleaned(value: Any) -> Any:
+    """Return JSON without what Postgres refuses."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return [_cleaned(item) for item in items]
+    if isinstance(value, dict):
+        members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return {clean(name): _cleaned(member) for name, member in members.items()}
+    return value
