@@ -1,0 +1,205 @@
+"""The composition root: settings in, wired services out."""
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pydantic import SecretStr
+
+from app.adapters.local import sandbox_process
+from app.adapters.logs import configure_logs
+from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.postgres.migrate import migrate as migrate_database
+from app.adapters.postgres.wakeups import PostgresWakeUps
+from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
+from app.domain import ids
+from app.ports import Database, TokenVerifier, Upstream, WakeUps
+from app.services.assistants import AssistantService
+from app.services.execution import Executor
+from app.services.health import HealthService
+from app.services.publisher import Publisher
+from app.services.queue import QueuePolicy, QueueService
+from app.services.relay import Relay
+from app.services.runs import RunService
+from app.services.sessions import SessionService
+from app.services.tickets import TicketService
+from app.services.upkeep import UpkeepService
+from app.services.users import Limits, UserService
+from app.settings import Settings, SettingsError
+
+__all__ = ["configure_logs"]
+
+POLL = timedelta(seconds=5)
+"""How long a lost wake-up may go unnoticed by readers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """What the front door needs."""
+
+    users: UserService
+    assistants: AssistantService
+    sessions: SessionService
+    runs: RunService
+    tickets: TicketService
+    relay: Relay
+    health: HealthService
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerServices:
+    """What a worker process needs."""
+
+    queue: QueueService
+    publisher: Publisher
+    executor: Executor
+    upkeep: UpkeepService
+    wakeups: WakeUps
+    database: Database
+
+
+@asynccontextmanager
+async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
+    """Wire the front door's services; close their connections at the end."""
+    database = PostgresDatabase(settings.database(), pool_size=settings.db_pool_size)
+    limits = Limits(
+        message_chars=settings.max_message_chars,
+        queued_runs_per_session=settings.max_queued_runs_per_session,
+        queued_runs=settings.max_queued_runs_per_user,
+        streams=settings.max_streams_per_user,
+    )
+    wakeups = PostgresWakeUps(settings.direct_database())
+    relay = Relay(database, wakeups, max_streams=limits.streams, poll=POLL)
+    try:
+        yield ApiServices(
+            users=UserService(database, token_verifier(settings), limits),
+            assistants=AssistantService(database),
+            sessions=SessionService(database),
+            runs=RunService(database, relay, limits),
+            tickets=TicketService(database),
+            relay=relay,
+            health=HealthService(database),
+        )
+    finally:
+        await database.aclose()
+
+
+@asynccontextmanager
+async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
+    """Wire a worker's services; close their connections at the end."""
+    database = PostgresDatabase(settings.database(), pool_size=settings.db_pool_size)
+    upstream = make_upstream(settings)
+    publisher = Publisher(database)
+    policy = QueuePolicy(
+        lease=settings.run_lease,
+        lifetime=timedelta(seconds=settings.run_timeout_s),
+        queue_limit=timedelta(seconds=settings.run_queue_s),
+    )
+    worker_id = ids.new_id(ids.WORKER)
+    executor = Executor(
+        database, upstream, publisher, worker_id, max_attempts=settings.run_max_attempts
+    )
+    retention = timedelta(hours=settings.event_retention_h)
+    try:
+        yield WorkerServices(
+            queue=QueueService(database, worker_id, policy),
+            publisher=publisher,
+            executor=executor,
+            upkeep=UpkeepService(database, upstream, retention=retention),
+            wakeups=PostgresWakeUps(settings.direct_database()),
+            database=database,
+        )
+    finally:
+        await upstream.aclose()
+        await database.aclose()
+
+
+def make_upstream(settings: Settings) -> Upstream:
+    """Return the adapter for the configured upstream.
+
+    Raises:
+        SettingsError: No key is set.
+    """
+    if settings.openai_api_key is None:
+        raise SettingsError("OPENAI_API_KEY is not set (only `serve` runs a sandbox without it)")
+    return ResponsesUpstream(
+        UpstreamConfig(
+            api_key=settings.openai_api_key.get_secret_value(),
+            base_url=settings.openai_base_url,
+            first_byte_s=settings.upstream_first_byte_s,
+            idle_s=settings.upstream_idle_s,
+            # One stream a run, and room for the calls beside them.
+            max_connections=settings.worker_concurrency + 50,
+        )
+    )
+
+
+def check_api(settings: Settings) -> None:
+    """Refuse settings that the API can't serve with, before it starts.
+
+    Raises:
+        SettingsError: Something is missing.
+    """
+    settings.database()
+    token_verifier(settings)
+
+
+def token_rules(settings: Settings) -> TokenRules:
+    """Return what tokens must say."""
+    return TokenRules(settings.auth_issuer, settings.auth_audience)
+
+
+def token_verifier(settings: Settings) -> TokenVerifier:
+    """Return the verifier for the configured signer."""
+    if settings.auth_jwks_url is not None:
+        return JwksTokenVerifier(settings.auth_jwks_url, token_rules(settings))
+    return SecretTokenVerifier(settings.jwt_secret(), token_rules(settings))
+
+
+def sign_token(settings: Settings, *, subject: str, scope: str, ttl_s: int) -> str:
+    """Return a token signed with the configured secret.
+
+    Raises:
+        SettingsError: Tokens are signed elsewhere, or the secret is not set.
+    """
+    if settings.auth_jwks_url is not None:
+        raise SettingsError("AUTH_JWKS_URL is set: tokens are signed elsewhere")
+    return sign(
+        settings.jwt_secret(),
+        subject=subject,
+        scope=scope,
+        ttl_s=ttl_s,
+        rules=token_rules(settings),
+    )
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the schema up to date."""
+    migrate_database(settings.direct_database(), default_model=settings.default_model)
+
+
+@contextmanager
+def local_defaults(settings: Settings) -> Generator[Settings]:
+    """Own what is not configured, as processes of one machine, while the block lasts.
+
+    Raises:
+        SettingsError: Others can reach the host, and the sandbox would answer them.
+    """
+    # The production image has no embedded server.
+    from app.adapters.postgres.embedded import embedded_postgres  # noqa: PLC0415
+
+    changes: dict[str, object] = {}
+    with ExitStack() as stack:
+        if settings.openai_api_key is None:
+            if not settings.is_loopback:
+                raise SettingsError(
+                    "set OPENAI_API_KEY: HOST is not loopback, so the sandbox is refused"
+                )
+            changes["openai_base_url"] = stack.enter_context(sandbox_process())
+            changes["openai_api_key"] = SecretStr("sandbox")
+        if settings.database_url is None:
+            folder = settings.data_dir.absolute() / "postgres"
+            changes["database_url"] = SecretStr(stack.enter_context(embedded_postgres(folder)))
+        yield settings.model_copy(update=changes)

@@ -1,0 +1,1 @@
+"""Use cases: one public method each, over the ports, naming no vendor."""

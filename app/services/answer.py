@@ -1,0 +1,103 @@
+"""The one assistant message that a run writes: opened, grown, withdrawn, ended."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from app.domain import ids
+from app.domain.events import Delta, Draft, MessageChanged, Withdrawal
+from app.domain.models import Message, MessageStatus, Part, PartKind, Role, Run
+from app.domain.text import clean
+from app.services.publisher import RunLog
+
+
+class Answer:
+    """What the student sees of a run's answer so far."""
+
+    def __init__(self, log: RunLog, run: Run, shown: Message | None) -> None:
+        self._log = log
+        self._run = run
+        self._message = shown
+        """What an earlier holder of the run opened, with the text that it has."""
+        self._opened: MessageChanged | None = None
+        self._parts: list[list[str]] = [[part.text] for part in shown.content] if shown else []
+        self._kinds: list[PartKind] = [part.kind for part in shown.content] if shown else []
+
+    @property
+    def message_id(self) -> str | None:
+        """The message's id, once there is one."""
+        return self._message.id if self._message else None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether anything is shown."""
+        return any("".join(part) for part in self._parts)
+
+    def grow(self, part: int, text: str, kind: PartKind) -> None:
+        """Show more text of a part."""
+        text = clean(text)
+        is_first = self._message is None
+        message = self._message or self._open()
+        while len(self._parts) <= part:
+            self._parts.append([])
+            self._kinds.append(kind)
+        self._parts[part].append(text)
+        if is_first:
+            self._log.append(Delta(message.id, self._run.id, part, [text]))
+        else:
+            self._log.delta(message.id, part, text)
+
+    def _open(self) -> Message:
+        self._message = Message(
+            id=ids.new_id(ids.MESSAGE),
+            session_id=self._run.session_id,
+            run_id=self._run.id,
+            role=Role.ASSISTANT,
+            status=MessageStatus.IN_PROGRESS,
+            content=(),
+            metadata={},
+            turn=self._run.turn,
+        )
+        self._opened = MessageChanged(self._message, run_id=self._run.id, is_new=True)
+        self._log.append(self._opened)
+        return self._message
+
+    def withdraw(self, reason: str) -> None:
+        """Take back what is shown: another attempt starts again."""
+        if self._message is not None and self.has_text:
+            self._log.append(Withdrawal(self._message.id, self._run.id, 0, reason))
+        self._parts, self._kinds = [], []
+
+    def agree(self, content: Sequence[Part]) -> None:
+        """Make what is shown what the upstream says was meant, by more text if that is enough.
+
+        A stream may have lost, doubled or reordered a delta; its final account has not.
+        """
+        final = [clean(part.text) for part in content]
+        shown = ["".join(part) for part in self._parts]
+        extends = len(shown) <= len(final) and all(
+            whole.startswith(part) for part, whole in zip(shown, final, strict=False)
+        )
+        if not extends:
+            self.withdraw("corrected")
+            shown = []
+        for index, (part, text) in enumerate(zip(content, final, strict=True)):
+            rest = text[len(shown[index]) :] if index < len(shown) else text
+            if rest:
+                self.grow(index, rest, part.kind)
+
+    def end(self, status: MessageStatus, content: Sequence[Part] | None = None) -> list[Draft]:
+        """Return the event that ends the message; with `completed` there is always a message."""
+        if self._message is None:
+            if status is not MessageStatus.COMPLETED:
+                return []
+            self._open()
+        notes = [part.annotations for part in content or ()]
+        parts = [
+            Part("".join(texts), kind, notes[index] if index < len(notes) else ())
+            for index, (texts, kind) in enumerate(zip(self._parts, self._kinds, strict=True))
+        ]
+        message = self._message
+        if message is None:
+            return []
+        ended = replace(message, status=status, content=parts)
+        return [MessageChanged(ended, run_id=self._run.id, opened=self._opened)]

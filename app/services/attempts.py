@@ -1,0 +1,206 @@
+"""Generations until one comes to an end: each counted before it is asked for, none asked blindly.
+
+After a generation whose end was not seen, the upstream is asked what became of it before
+another one is paid for.
+"""
+
+import asyncio
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from app.domain.errors import (
+    FencedError,
+    StorageUnavailableError,
+    ThreadBusyError,
+    ThreadLostError,
+    UpstreamError,
+)
+from app.domain.events import StepChanged
+from app.domain.models import AssistantConfig, RunStatus
+from app.ports import (
+    Claim,
+    Database,
+    Ended,
+    Generation,
+    Started,
+    Step,
+    TextDelta,
+    Upstream,
+    UpstreamEvent,
+)
+from app.services.answer import Answer
+from app.services.conversation import Conversation, whole
+from app.services.publisher import RunLog
+
+BACKOFF_S: Final = 0.5
+MAX_BACKOFF_S: Final = 15.0
+MAX_LOST_THREADS: Final = 3
+AWAY_RETRY_S: Final = 0.5
+
+
+class AttemptCounter:
+    """Records each attempt on the run before it is made."""
+
+    def __init__(
+        self, database: Database, worker_id: str, claim: Claim, max_attempts: int
+    ) -> None:
+        self._database = database
+        self._worker_id = worker_id
+        self._run_id = claim.run.id
+        self._limit = max_attempts + claim.handovers
+        """Being handed over in order is not the run's fault."""
+        self.made = claim.run.attempts
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the run may cost another generation."""
+        return self.made < self._limit
+
+    async def count(self) -> None:
+        """Record another attempt.
+
+        Raises:
+            FencedError: The run was taken over, or is being cancelled.
+        """
+        while True:
+            try:
+                self.made = await whole(self._count())
+            except StorageUnavailableError:
+                await asyncio.sleep(AWAY_RETRY_S)
+            else:
+                return
+
+    async def _count(self) -> int:
+        async with self._database.autocommit() as uow:
+            made = await uow.queue.count_attempt(self._run_id, self._worker_id)
+        if made is None:
+            raise FencedError
+        return made
+
+
+@dataclass(slots=True)
+class Attempts:
+    """One run's dealings with the upstream."""
+
+    claim: Claim
+    config: AssistantConfig
+    answer: Answer
+    conversation: Conversation
+    log: RunLog
+    upstream: Upstream
+    counter: AttemptCounter
+    in_doubt: bool = False
+    """Whether the thread may hold, or still get, a turn whose end was not seen."""
+    _response_id: str | None = None
+    _delay_s: float = BACKOFF_S
+    _lost_threads: int = 0
+
+    async def generate(self) -> Ended:
+        """Return how the upstream says the run ended.
+
+        Raises:
+            UpstreamError: It can't answer, or may not be asked again.
+            FencedError: The run is not this worker's any more.
+        """
+        if self.claim.is_takeover:
+            self._response_id = self.claim.response_id
+            ended = await self._recover()
+            if ended is not None:
+                return ended
+            if not self.counter.has_more:
+                raise UpstreamError(code="upstream_interrupted")
+            await self._repeat("resumed")
+        while True:
+            try:
+                return await self._once()
+            except UpstreamError as error:
+                ended = await self._after(error)
+                if ended is not None:
+                    return ended
+
+    async def _after(self, error: UpstreamError) -> Ended | None:
+        """Return what the upstream made after all, or None when it may be asked again."""
+        self.in_doubt = error.generated
+        if isinstance(error, ThreadBusyError):
+            # Nothing was generated: waiting costs time and no attempt.
+            await self._wait(error)
+            return None
+        if isinstance(error, ThreadLostError):
+            self.conversation.forget_thread()
+            self._lost_threads += 1
+            if self._lost_threads > MAX_LOST_THREADS:
+                raise error
+            return None
+        if error.generated:
+            ended = await self._recover()
+            if ended is not None:
+                return ended
+        if not error.retryable or not self.counter.has_more:
+            raise error
+        await self._wait(error)
+        await self._repeat("retried")
+        return None
+
+    async def _wait(self, error: UpstreamError) -> None:
+        """Wait, doubling and jittered, or as long as the upstream asks."""
+        jittered = self._delay_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+        self._delay_s = min(MAX_BACKOFF_S, self._delay_s * 2)
+        asked = error.retry_after or timedelta()
+        if asked > self.claim.remaining:
+            raise error
+        await asyncio.sleep(max(jittered, asked.total_seconds()))
+
+    async def _repeat(self, reason: str) -> None:
+        await self.counter.count()
+        self.answer.withdraw(reason)
+
+    async def _once(self) -> Ended:
+        prepared = await self.conversation.prepare()
+        thread = prepared.thread
+        generation = Generation(
+            thread_id=thread.thread_id if thread else None,
+            turns=prepared.turns,
+            model=self.claim.run.model,
+            config=self.config,
+            safety_id=self.claim.safety_id,
+        )
+        self.in_doubt = True
+        return self._checked(await self.upstream.generate(generation, self._hear))
+
+    def _hear(self, event: UpstreamEvent) -> None:
+        if self.log.is_fenced:
+            raise FencedError
+        match event:
+            case TextDelta(part, text, kind):
+                self.answer.grow(part, text, kind)
+            case Started(response_id):
+                self._response_id = response_id
+                self.log.note_response(response_id)
+            case Step(kind, status):
+                self.log.append(StepChanged(self.claim.run.id, kind, status))
+
+    def _checked(self, ended: Ended) -> Ended:
+        """Let a failure that may pass be tried again."""
+        if ended.status is RunStatus.FAILED and ended.retryable and self.counter.has_more:
+            self.conversation.forget_thread()
+            raise UpstreamError(code=ended.error_code, retryable=True)
+        return ended
+
+    async def _recover(self) -> Ended | None:
+        """Ask what became of the last generation; None when it has to be repeated."""
+        self.in_doubt = True
+        thread = self.conversation.thread
+        ended = None
+        try:
+            ended = await self.upstream.outcome(
+                response_id=self._response_id,
+                thread_id=thread.thread_id if thread else None,
+                tail=thread.tail if thread else None,
+            )
+        except ThreadLostError:
+            # Gone, or left with half a turn: a new thread is filled from the transcript.
+            self.conversation.forget_thread()
+        self.in_doubt = False
+        return ended

@@ -1,0 +1,89 @@
+"""What the upstream is told: the turns that its thread lacks, or a new thread with all of them."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from app.domain.errors import FencedError
+from app.domain.models import Message, Role
+from app.ports import Claim, Database, Thread, Turn, Upstream
+
+T = TypeVar("T")
+
+
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """Await a transaction that goes on to its end though the waiter is cancelled.
+
+    A cancelled driver call may leave a connection in doubt, and a commit half known.
+    """
+    return await asyncio.shield(asyncio.ensure_future(work))
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A thread, and what is to be said in it next."""
+
+    thread: Thread | None
+    turns: Sequence[Turn]
+
+
+class Conversation:
+    """One run's view of its session's conversation."""
+
+    def __init__(self, database: Database, upstream: Upstream, claim: Claim) -> None:
+        self._database = database
+        self._upstream = upstream
+        self._claim = claim
+        self.thread: Thread | None = claim.thread if claim.thread.thread_id else None
+
+    def forget_thread(self) -> None:
+        """Give the upstream's thread up: it is lost, or its content is in doubt."""
+        self.thread = None
+
+    async def prepare(self) -> Prepared:
+        """Return the thread and the turns that it lacks, opening a new thread if need be.
+
+        Raises:
+            FencedError: The run was taken over meanwhile.
+            UpstreamError: No thread could be opened.
+        """
+        if self.thread is not None:
+            missing = await self._turns(after=self.thread.turn)
+            if missing:
+                return Prepared(self.thread, _said(missing))
+            # Everything was answered: another answer to the last question needs a thread that
+            # ends before it.
+        everything = await self._turns(after=0)
+        asked = len(everything)
+        while asked and everything[asked - 1].role is Role.USER:
+            asked -= 1
+        history, question = everything[:asked], everything[asked:]
+        opened = await self._upstream.open_thread(_said(history))
+        if opened is None:
+            return Prepared(None, _said(everything))
+        turn = history[-1].turn if history else 0
+        self.thread = Thread(opened.thread_id, turn, opened.tail)
+        if not await whole(self._record(self.thread)):
+            raise FencedError
+        return Prepared(self.thread, _said(question))
+
+    async def _turns(self, *, after: int) -> list[Message]:
+        """Return the messages after a turn up to the last question."""
+        messages = list(await whole(self._read(after)))
+        while messages and messages[-1].role is Role.ASSISTANT:
+            messages.pop()
+        return messages
+
+    async def _read(self, after: int) -> Sequence[Message]:
+        run = self._claim.run
+        async with self._database.autocommit() as uow:
+            return await uow.messages.turns(run.session_id, after=after, upto=run.turn)
+
+    async def _record(self, thread: Thread) -> bool:
+        async with self._database.autocommit() as uow:
+            return await uow.queue.open_thread(self._claim, thread)
+
+
+def _said(messages: Sequence[Message]) -> list[Turn]:
+    return [Turn(message.role, [part.text for part in message.content]) for message in messages]

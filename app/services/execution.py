@@ -1,0 +1,205 @@
+"""Execute a claimed run: ask the upstream, relay what it says, settle what became of it."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from app.domain.errors import FencedError, StorageUnavailableError, UpstreamError
+from app.domain.events import Draft, RunChanged
+from app.domain.models import (
+    AssistantConfig,
+    Failure,
+    Message,
+    MessageStatus,
+    Run,
+    RunStatus,
+    Usage,
+)
+from app.ports import Claim, Database, Ended, ThreadMark, Upstream
+from app.services.answer import Answer
+from app.services.attempts import AttemptCounter, Attempts
+from app.services.conversation import Conversation
+from app.services.publisher import Publisher
+
+log = logging.getLogger(__name__)
+
+AWAY_RETRY_S: Final = 0.5
+CACHED_CONFIGS: Final = 200
+
+EXPIRED: Final = Failure("run_timeout", "The answer took too long.")
+UNANSWERED: Final = "The tutor could not answer."
+INTERNAL: Final = Failure("internal_error", "Something went wrong on our side.")
+
+
+class Stop(StrEnum):
+    """Why an execution is stopped from outside."""
+
+    CANCELLED = "cancelled"
+    """Its user cancelled the run."""
+    ABANDONED = "abandoned"
+    """The run is handed over, or was taken over: nothing is settled here."""
+
+
+class Execution:
+    """A handle on one run that is being executed."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.reason: Stop | None = None
+        self._scope: asyncio.Timeout | None = None
+
+    def stop(self, reason: Stop) -> None:
+        """Interrupt the upstream call; what was shown is kept and settled."""
+        self.reason = self.reason or reason
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    def scope(self) -> asyncio.Timeout:
+        """Bound the upstream's work by the run's deadline, and by `stop`."""
+        seconds = 0.0 if self.reason else max(0.0, self.claim.remaining.total_seconds())
+        self._scope = asyncio.timeout(seconds)
+        return self._scope
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How a run is to be settled."""
+
+    status: RunStatus
+    error: Failure | None = None
+    ended: Ended | None = None
+    is_thread_sound: bool = False
+
+
+class Executor:
+    """Executes runs that this worker holds."""
+
+    def __init__(
+        self,
+        database: Database,
+        upstream: Upstream,
+        publisher: Publisher,
+        worker_id: str,
+        *,
+        max_attempts: int,
+    ) -> None:
+        self._database = database
+        self._upstream = upstream
+        self._publisher = publisher
+        self._worker_id = worker_id
+        self._max_attempts = max_attempts
+        self._configs: dict[tuple[str, int], AssistantConfig] = {}
+        """Versions never change, so those seen are remembered."""
+
+    async def execute(self, execution: Execution) -> None:
+        """Bring a claimed run to its end, unless it is stopped or lost on the way."""
+        claim = execution.claim
+        run_log = self._publisher.open(claim)
+        try:
+            shown, config = await self._load(claim.run)
+            answer = Answer(run_log, claim.run, shown)
+            conversation = Conversation(self._database, self._upstream, claim)
+            work = Attempts(
+                claim,
+                config,
+                answer,
+                conversation,
+                run_log,
+                self._upstream,
+                AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
+            )
+            outcome = await self._attend(execution, work)
+            if outcome is None:
+                await run_log.flush()
+                return
+            await self._settle(work, outcome)
+        except FencedError:
+            log.info("run lost to another worker", extra={"run_id": claim.run.id})
+
+    async def _load(self, run: Run) -> tuple[Message | None, AssistantConfig]:
+        """Return what is shown of the answer already, and the tutor's configuration."""
+        version = (run.assistant_id, run.assistant_version)
+        config = self._configs.get(version)
+        if config is not None and run.output_message_id is None:
+            return None, config
+        while True:
+            try:
+                async with self._database.snapshot() as uow:
+                    shown = None
+                    if run.output_message_id is not None:
+                        shown = await uow.messages.get(run.session_id, run.output_message_id)
+                    config = await uow.assistants.config(*version)
+            except StorageUnavailableError:
+                await asyncio.sleep(AWAY_RETRY_S)
+            else:
+                break
+        if len(self._configs) >= CACHED_CONFIGS:
+            self._configs.clear()
+        self._configs[version] = config
+        return shown, config
+
+    async def _attend(self, execution: Execution, work: Attempts) -> _Outcome | None:
+        """Run the upstream's part inside its bounds; None when it is not ours to settle."""
+        if execution.claim.run.status is RunStatus.CANCELLING:
+            return _Outcome(RunStatus.CANCELLED)
+        try:
+            async with execution.scope():
+                return _judge(await work.generate())
+        except TimeoutError:
+            if execution.reason is Stop.ABANDONED:
+                return None
+            is_cancelled = execution.reason is Stop.CANCELLED
+            status = RunStatus.CANCELLED if is_cancelled else RunStatus.EXPIRED
+            error = None if is_cancelled else EXPIRED
+        except UpstreamError as failure:
+            status, error = RunStatus.FAILED, Failure(failure.code, failure.detail)
+        except FencedError:
+            raise
+        except Exception:
+            log.exception("a run failed on our side", extra={"run_id": execution.claim.run.id})
+            status, error = RunStatus.FAILED, INTERNAL
+        return _Outcome(status, error, is_thread_sound=not work.in_doubt)
+
+    async def _settle(self, work: Attempts, outcome: _Outcome) -> None:
+        """Write the end: the message first, then the run, then what the thread holds."""
+        run, ended, answer = work.claim.run, outcome.ended, work.answer
+        drafts: list[Draft] = []
+        if ended is not None:
+            answer.agree(ended.content)
+        if outcome.status is not RunStatus.REQUIRES_ACTION:
+            is_whole = outcome.status is RunStatus.COMPLETED
+            status = MessageStatus.COMPLETED if is_whole else MessageStatus.INCOMPLETE
+            drafts = answer.end(status, ended.content if ended else None)
+        settled = replace(
+            run,
+            status=outcome.status,
+            attempts=work.counter.made,
+            output_message_id=answer.message_id,
+            last_error=outcome.error,
+            incomplete_reason=ended.incomplete_reason if ended else None,
+            usage=_sum(run.usage, ended.usage if ended else None),
+            tool_calls=ended.tool_calls if ended else (),
+        )
+        work.log.append(*drafts, RunChanged(settled))
+        if ended is not None and outcome.is_thread_sound:
+            thread = work.conversation.thread
+            if thread is not None:
+                work.log.mark_thread(ThreadMark(thread.thread_id, run.turn, ended.tail))
+        elif not outcome.is_thread_sound:
+            work.log.mark_thread(ThreadMark(None, 0, None))
+        await work.log.flush()
+
+
+def _judge(ended: Ended) -> _Outcome:
+    error = None
+    if ended.status is RunStatus.FAILED:
+        error = Failure(ended.error_code or "upstream_error", UNANSWERED)
+    # The upstream keeps a turn only once it is complete.
+    sound = ended.status is RunStatus.COMPLETED
+    return _Outcome(ended.status, error, ended, is_thread_sound=sound)
+
+
+def _sum(before: Usage | None, now: Usage | None) -> Usage | None:
+    return before + now if before and now else now or before

@@ -1,0 +1,178 @@
+"""Group commit: the drafts of all active runs of a worker, one transaction per tick.
+
+A run's first delta, and every change of status, is written at once; later deltas wait for the
+tick and merge. The wider the load, the wider the tick: a commit costs the same for one delta as
+for a hundred, so that a busy worker writes larger batches instead of more of them.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from app.domain.errors import FencedError, StorageUnavailableError
+from app.domain.events import Delta, Draft
+from app.ports import Append, Claim, Database, ThreadMark
+
+log = logging.getLogger(__name__)
+
+MIN_TICK_S: Final = 0.030
+MAX_TICK_S: Final = 0.050
+DUTY: Final = 0.15
+"""Share of the time that may go into commits before the tick widens."""
+AWAY_RETRY_S: Final = 0.25
+
+
+class RunLog:
+    """What one claimed run appends to its session's log."""
+
+    def __init__(self, publisher: "Publisher", claim: Claim) -> None:
+        self._publisher = publisher
+        self._claim = claim
+        self._drafts: list[Draft] = []
+        self._response_id: str | None = None
+        self._thread: ThreadMark | None = None
+        self._flushed: asyncio.Future[None] | None = None
+        self._in_flight = False
+        self.is_fenced = False
+
+    def append(self, *drafts: Draft) -> None:
+        """Add drafts that are written at once."""
+        self._drafts.extend(drafts)
+        self._publisher.note(self, is_urgent=True)
+
+    def delta(self, message_id: str, part: int, text: str) -> None:
+        """Add text that is written at the next tick, merged with what waits for it."""
+        last = self._drafts[-1] if self._drafts else None
+        if isinstance(last, Delta) and last.part == part:
+            last.texts.append(text)
+            return
+        self._drafts.append(Delta(message_id, self._claim.run.id, part, [text]))
+        self._publisher.note(self, is_urgent=False)
+
+    def note_response(self, response_id: str) -> None:
+        """Store the upstream's id of the generation with the next events."""
+        self._response_id = response_id
+
+    def mark_thread(self, mark: ThreadMark) -> None:
+        """Store what the upstream thread holds with the next events."""
+        self._thread = mark
+
+    async def flush(self) -> None:
+        """Wait until all that was added is committed.
+
+        Raises:
+            FencedError: The run is not this worker's any more; nothing more will be written.
+        """
+        if self.is_fenced:
+            raise FencedError
+        if not self._drafts and not self._in_flight:
+            return
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        if self._drafts:
+            self._publisher.note(self, is_urgent=True)
+        # The writer goes on although this run's task may be cancelled while it waits.
+        await asyncio.shield(self._flushed)
+
+    def take(self) -> Append:
+        """Hand what waits to the publisher."""
+        append = Append(
+            self._claim.run.session_id,
+            self._drafts,
+            run_id=self._claim.run.id,
+            fence=self._claim.fence,
+            response_id=self._response_id,
+            thread=self._thread,
+        )
+        self._drafts, self._response_id, self._thread = [], None, None
+        self._in_flight = True
+        return append
+
+    def settle(self, *, is_refused: bool) -> None:
+        """Tell who waits in `flush` how it went."""
+        self._in_flight = False
+        self.is_fenced = self.is_fenced or is_refused
+        if self._flushed is not None and (is_refused or not self._drafts):
+            flushed, self._flushed = self._flushed, None
+            if not flushed.done():
+                if is_refused:
+                    flushed.set_exception(FencedError())
+                    flushed.exception()  # Retrieved here: the waiter may have been cancelled.
+                else:
+                    flushed.set_result(None)
+
+
+class Publisher:
+    """The one writer of a worker's runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: dict[RunLog, None] = {}
+        self._arrived = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._tick_s = MIN_TICK_S
+
+    def open(self, claim: Claim) -> RunLog:
+        """Return the log of a run that was just claimed."""
+        return RunLog(self, claim)
+
+    def note(self, run_log: RunLog, *, is_urgent: bool) -> None:
+        """Remember that a run has something to write."""
+        self._waiting[run_log] = None
+        self._arrived.set()
+        if is_urgent:
+            self._urgent.set()
+
+    async def run(self) -> None:
+        """Write what waits, tick by tick, until cancelled."""
+        while True:
+            await self._arrived.wait()
+            try:
+                async with asyncio.timeout(self._tick_s):
+                    await self._urgent.wait()
+            except TimeoutError:
+                pass
+            self._arrived.clear()
+            self._urgent.clear()
+            batch = {run_log: run_log.take() for run_log in self._waiting}
+            self._waiting.clear()
+            started = time.monotonic()
+            refused = await self._write(list(batch.values()))
+            took = time.monotonic() - started
+            self._tick_s = min(MAX_TICK_S, max(MIN_TICK_S, took / DUTY))
+            for run_log, append in batch.items():
+                run_log.settle(is_refused=id(append) in refused)
+
+    async def _write(self, appends: Sequence[Append]) -> set[int]:
+        """Write until it is known to be written; return the refused ones."""
+        refused: set[int] = set()
+        left = list(appends)
+        while left:
+            try:
+                async with self._database.transaction() as uow:
+                    fenced = await uow.log.append(left)
+                return refused | {id(append) for append in fenced}
+            except StorageUnavailableError:
+                log.warning("the database is away; %d runs wait to write", len(left))
+                left = await self._unwritten(left)
+            except Exception:
+                if len(left) == 1:
+                    # Whatever is wrong with this one must not stop the others.
+                    log.exception("a run can't be written")
+                    return refused | {id(left[0])}
+                for append in left:
+                    refused |= await self._write([append])
+                return refused
+        return refused
+
+    async def _unwritten(self, appends: Sequence[Append]) -> list[Append]:
+        """Once the database is back, return what the failed commit did not write after all."""
+        while True:
+            await asyncio.sleep(AWAY_RETRY_S)
+            try:
+                async with self._database.transaction() as uow:
+                    return [a for a in appends if not await uow.log.is_written(a)]
+            except StorageUnavailableError:
+                continue

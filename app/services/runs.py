@@ -1,0 +1,278 @@
+"""Messages and runs as their owner sees them: post, answer again, poll, cancel."""
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import StrEnum
+
+from app.domain import ids
+from app.domain.errors import (
+    NotFoundError,
+    NothingToAnswerError,
+    RunEndedError,
+    SessionBusyError,
+    SessionEndedError,
+    TooManyRunsError,
+)
+from app.domain.events import Draft, MessageChanged, RunChanged
+from app.domain.models import (
+    JsonObject,
+    Message,
+    MessageStatus,
+    Part,
+    Role,
+    Run,
+    RunStatus,
+    SessionStatus,
+    TutoringSession,
+    User,
+)
+from app.ports import Admission, Append, Database, Page, PageQuery, UnitOfWork
+from app.services.relay import Relay
+from app.services.sessions import owned
+from app.services.users import Limits
+
+
+class OnActiveRun(StrEnum):
+    """What to do when the session has an unfinished run."""
+
+    REJECT = "reject"
+    ENQUEUE = "enqueue"
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What a POST made."""
+
+    message: Message
+    run: Run | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Messages, and the place in the log up to which they are told."""
+
+    page: Page[Message]
+    last_seq: int
+
+
+class RunService:
+    """Messages and runs of one caller at a time."""
+
+    def __init__(self, database: Database, relay: Relay, limits: Limits) -> None:
+        self._database = database
+        self._relay = relay
+        self._limits = limits
+
+    async def post(  # noqa: PLR0913 - what a message may say
+        self,
+        user: User,
+        session_id: str,
+        content: list[Part],
+        *,
+        metadata: JsonObject,
+        wants_run: bool,
+        on_active_run: OnActiveRun,
+    ) -> Posted:
+        """Store a message and, unless it is only to be stored, enqueue its answer.
+
+        Message, run and their first events commit together.
+
+        Raises:
+            NotFoundError: There is no such session, or it is somebody else's.
+            SessionEndedError: The session takes no new messages.
+            SessionBusyError: An unfinished run is in the way, and the caller won't wait.
+            TooManyRunsError: Too many runs wait already.
+        """
+        message = Message(
+            id=ids.new_id(ids.MESSAGE),
+            session_id=session_id,
+            run_id=None,
+            role=Role.USER,
+            status=MessageStatus.COMPLETED,
+            content=content,
+            metadata=metadata,
+        )
+        async with self._database.transaction() as uow:
+            session = await _open_session(uow, user, session_id)
+            if not wants_run:
+                asked = MessageChanged(message, run_id=None, is_new=True)
+                await uow.log.append([Append(session_id, [asked])])
+                return Posted(asked.message, None)
+            admission = await self._admit(uow, session, on_active_run)
+            run = _new_run(session, admission, input_message_id=message.id, metadata={})
+            asked = MessageChanged(message, run_id=run.id, is_new=True)
+            queued = RunChanged(run, turn_of=asked)
+            await _enqueue(uow, session_id, [asked, queued])
+        return Posted(asked.message, queued.run)
+
+    async def answer_again(
+        self, user: User, session_id: str, *, metadata: JsonObject, on_active_run: OnActiveRun
+    ) -> Run:
+        """Enqueue another answer to the transcript as it stands.
+
+        Raises:
+            NothingToAnswerError: The user has not said anything yet.
+            NotFoundError, SessionEndedError, SessionBusyError, TooManyRunsError: As `post`.
+        """
+        async with self._database.transaction() as uow:
+            session = await _open_session(uow, user, session_id)
+            last = await uow.messages.last_turn(session_id)
+            if last is None:
+                raise NothingToAnswerError
+            admission = await self._admit(uow, session, on_active_run)
+            run = _new_run(session, admission, input_message_id=last.id, metadata=metadata)
+            queued = RunChanged(run)
+            await _enqueue(uow, session_id, [queued])
+        return queued.run
+
+    async def _admit(
+        self, uow: UnitOfWork, session: TutoringSession, policy: OnActiveRun
+    ) -> Admission:
+        found = await uow.runs.admission(session)
+        if policy is OnActiveRun.REJECT:
+            busy = session.active_run_id or found.oldest_waiting
+            if busy is not None:
+                raise SessionBusyError(busy)
+        if found.waiting_in_session >= self._limits.queued_runs_per_session:
+            raise TooManyRunsError("Too many runs are waiting in this session already.")
+        if found.waiting_of_user >= self._limits.queued_runs:
+            raise TooManyRunsError
+        return found
+
+    async def messages(
+        self, user: User, session_id: str, page: PageQuery, *, run_id: str | None
+    ) -> Transcript:
+        """Return part of the transcript, told up to `last_seq`.
+
+        Raises:
+            NotFoundError: There is no such session, or it is somebody else's.
+        """
+        async with self._database.snapshot() as uow:
+            session = await owned(uow, user, session_id)
+            found = await uow.messages.list(session_id, page, run_id=run_id)
+        return Transcript(found, session.last_seq)
+
+    async def message(self, user: User, session_id: str, message_id: str) -> Message:
+        """Return one message.
+
+        Raises:
+            NotFoundError: There is none, or it is somebody else's.
+        """
+        async with self._database.snapshot() as uow:
+            await owned(uow, user, session_id)
+            found = await uow.messages.get(session_id, message_id)
+        if found is None:
+            raise NotFoundError
+        return found
+
+    async def list(self, user: User, session_id: str, page: PageQuery) -> Page[Run]:
+        """Return runs of a session.
+
+        Raises:
+            NotFoundError: There is no such session, or it is somebody else's.
+        """
+        async with self._database.snapshot() as uow:
+            await owned(uow, user, session_id)
+            return await uow.runs.list(session_id, page)
+
+    async def get(self, user: User, session_id: str, run_id: str) -> Run:
+        """Return one run.
+
+        Raises:
+            NotFoundError: There is none, or it is somebody else's.
+        """
+        async with self._database.autocommit() as uow:
+            found = await uow.runs.get(user.id, session_id, run_id)
+        if found is None:
+            raise NotFoundError
+        return found
+
+    async def wait(
+        self,
+        user: User,
+        session_id: str,
+        run_id: str,
+        *,
+        known: RunStatus | None,
+        within: timedelta,
+    ) -> Run:
+        """Return the run when its status is not `known`, needs somebody, or time is up.
+
+        Raises:
+            NotFoundError: There is none, or it is somebody else's.
+        """
+        run = await self.get(user, session_id, run_id)
+        known = known or run.status
+        if _is_news(run, known):
+            return run
+        deadline = time.monotonic() + within.total_seconds()
+        async with self._relay.watch(session_id) as changed:
+            while not self._relay.is_closing:
+                changed.clear()
+                run = await self.get(user, session_id, run_id)
+                left = deadline - time.monotonic()
+                if _is_news(run, known) or left <= 0:
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+        return run
+
+    async def cancel(self, user: User, session_id: str, run_id: str) -> Run:
+        """Cancel a run: at once where nobody works on it, else its worker is told.
+
+        Raises:
+            NotFoundError: There is none, or it is somebody else's.
+            RunEndedError: It has ended.
+        """
+        async with self._database.transaction() as uow:
+            await owned(uow, user, session_id, for_update=True)
+            run = await uow.runs.get(user.id, session_id, run_id)
+            if run is None:
+                raise NotFoundError
+            if run.status.is_end:
+                raise RunEndedError
+            if run.status is RunStatus.CANCELLING:
+                return run
+            at_work = run.status is RunStatus.IN_PROGRESS
+            status = RunStatus.CANCELLING if at_work else RunStatus.CANCELLED
+            changed = RunChanged(replace(run, status=status))
+            await uow.log.append([Append(session_id, [changed])])
+            uow.wake_workers()
+        return changed.run
+
+
+def _is_news(run: Run, known: RunStatus) -> bool:
+    needs_somebody = run.status.is_end or run.status is RunStatus.REQUIRES_ACTION
+    return run.status is not known or needs_somebody
+
+
+async def _open_session(uow: UnitOfWork, user: User, session_id: str) -> TutoringSession:
+    session = await owned(uow, user, session_id, for_update=True)
+    if session.status is SessionStatus.ENDED:
+        raise SessionEndedError
+    return session
+
+
+def _new_run(
+    session: TutoringSession, admission: Admission, *, input_message_id: str, metadata: JsonObject
+) -> Run:
+    return Run(
+        id=ids.new_id(ids.RUN),
+        session_id=session.id,
+        assistant_id=session.assistant_id,
+        assistant_version=admission.assistant_version,
+        model=admission.model,
+        status=RunStatus.QUEUED,
+        attempts=0,
+        input_message_id=input_message_id,
+        output_message_id=None,
+        metadata=metadata,
+    )
+
+
+async def _enqueue(uow: UnitOfWork, session_id: str, drafts: list[Draft]) -> None:
+    await uow.log.append([Append(session_id, drafts)])
+    uow.wake_workers(new_run=True)

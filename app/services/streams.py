@@ -1,0 +1,203 @@
+"""One reader of one session's log: from the database until it has caught up, then live.
+
+Catching up and going live cannot lose an event between them: a reader goes live in the same
+step of the event loop in which it finds its cursor at its channel's head, and the channel's head
+moves in the same step in which live readers are given what is new.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from app.domain.events import DONE_BLOCK, RUN_END_TYPES, Event
+
+KEEP_ALIVE_S: Final = 15.0
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+MAX_PENDING_BYTES: Final = 1 << 20
+"""What a live reader may leave unread before it is cut; it resumes from the log."""
+MAX_BLOCKED_S: Final = 20.0
+"""How long one send may wait for a reader that does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event, encoded once for all of its readers."""
+
+    seq: int
+    type: str
+    run_id: str | None
+    block: bytes
+
+    @classmethod
+    def of(cls, event: Event) -> "Entry":
+        """Encode an event."""
+        return cls(event.seq, event.type, event.run_id, event.block())
+
+
+class Channel:
+    """A session that somebody here reads."""
+
+    __slots__ = ("head", "is_cold", "missed", "session_id", "streams", "watchers")
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.head = 0
+        """The last `seq` that live readers were given."""
+        self.is_cold = True
+        """Until its head is known, wake-ups are only noted."""
+        self.missed = False
+        self.streams: set[Stream] = set()
+        self.watchers: set[asyncio.Event] = set()
+
+    def publish(self, entry: Entry) -> None:
+        """Give an entry to all live readers, and move the head, in one step."""
+        self.head = entry.seq
+        for stream in self.streams:
+            if stream.is_live:
+                stream.push(entry)
+        if self.watchers and entry.type.startswith("run."):
+            for changed in self.watchers:
+                changed.set()
+
+
+ReadOn = Callable[["Stream"], Awaitable[list[Event]]]
+"""Reads what follows a stream's cursor from the database; moves the cursor."""
+
+
+class Stream:
+    """One reader: of a whole session, or of one run to its end."""
+
+    __slots__ = (
+        "_channel",
+        "_ended",
+        "_is_over",
+        "_leave",
+        "_pending",
+        "_pending_bytes",
+        "_preface",
+        "_read_on",
+        "_waiter",
+        "blocked_since",
+        "cursor",
+        "ends_at",
+        "is_cut",
+        "is_live",
+        "last_sent",
+        "on_cut",
+        "run_id",
+    )
+
+    def __init__(  # noqa: PLR0913 - a reader is made in one place, by the relay
+        self,
+        channel: Channel,
+        read_on: ReadOn,
+        leave: Callable[["Stream"], None],
+        *,
+        cursor: int,
+        run_id: str | None,
+        is_over: bool,
+        preface: bytes,
+        ends_at: float,
+    ) -> None:
+        self._channel = channel
+        self._read_on = read_on
+        self._leave = leave
+        self._is_over = is_over
+        """The run had ended when the stream was opened: catching up is all there is."""
+        self._preface = preface
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+        self.run_id = run_id
+        self.cursor = cursor
+        self.is_live = False
+        self.is_cut = False
+        self.on_cut: Callable[[], object] = self.end
+        """Interrupts a send that waits for the reader."""
+        self.ends_at = ends_at
+        self.last_sent = time.monotonic()
+        self.blocked_since: float | None = None
+
+    def push(self, entry: Entry) -> None:
+        """Queue an entry for a live reader."""
+        if entry.seq <= self.cursor or self._ended:
+            return
+        self.cursor = entry.seq
+        if self.run_id is not None:
+            if entry.run_id != self.run_id:
+                return
+            self._queue(entry.block)
+            if entry.type in RUN_END_TYPES:
+                self._queue(DONE_BLOCK)
+                self.end()
+            return
+        self._queue(entry.block)
+
+    def _queue(self, block: bytes) -> None:
+        self._pending.append(block)
+        self._pending_bytes += len(block)
+        if self._pending_bytes > MAX_PENDING_BYTES:
+            self.is_cut = True
+            self.end()
+        else:
+            self._wake()
+
+    def end(self) -> None:
+        """End cleanly, after what is queued."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def close(self) -> None:
+        """Give the place up; whoever opened the stream must call it, once."""
+        self._leave(self)
+
+    def tick(self, now: float) -> None:
+        """Keep a silent stream alive, end an old one, cut one that does not read."""
+        if self.blocked_since is not None:
+            if self.is_cut or now - self.blocked_since > MAX_BLOCKED_S:
+                self.on_cut()
+        elif now >= self.ends_at:
+            self.end()
+        elif now - self.last_sent >= KEEP_ALIVE_S and not self._pending:
+            self._queue(KEEP_ALIVE)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield bytes to send, blocks that wait together in one piece, until the end."""
+        yield self._preface
+        async for caught_up in self._catch_up():
+            yield caught_up
+        while not self._ended or self._pending:
+            if not self._pending:
+                self._waiter = asyncio.get_running_loop().create_future()
+                await self._waiter
+                self._waiter = None
+                continue
+            piece = b"".join(self._pending)
+            self._pending.clear()
+            self._pending_bytes = 0
+            yield piece
+
+    async def _catch_up(self) -> AsyncIterator[bytes]:
+        channel = self._channel
+        while self.cursor < channel.head and not self._ended:
+            events = await self._read_on(self)
+            if not events:
+                continue
+            yield b"".join([event.block() for event in events])
+            if self.run_id is not None and events[-1].type in RUN_END_TYPES:
+                yield DONE_BLOCK
+                self._ended = True
+                return
+        if self._is_over and not self._ended:
+            yield DONE_BLOCK
+            self._ended = True
+            return
+        self.is_live = True

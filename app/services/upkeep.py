@@ -1,0 +1,37 @@
+"""Housekeeping that any worker does now and then: delete upstream, purge, prune."""
+
+import logging
+from datetime import timedelta
+from typing import Final
+
+from app.domain.errors import UpstreamError
+from app.ports import Database, Upstream
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 50
+
+
+class UpkeepService:
+    """What must go, goes; what can't go yet is tried again the next time."""
+
+    def __init__(self, database: Database, upstream: Upstream, *, retention: timedelta) -> None:
+        self._database = database
+        self._upstream = upstream
+        self._retention = retention
+
+    async def sweep(self) -> None:
+        """Delete unused upstream threads, then the rows of deleted sessions, then old deltas."""
+        async with self._database.transaction() as uow:
+            threads = await uow.upkeep.threads_to_delete(BATCH)
+        for thread_id in threads:
+            try:
+                await self._upstream.delete_thread(thread_id)
+            except UpstreamError as error:
+                log.warning("an upstream thread can't be deleted yet: %s", error.code)
+                break
+            async with self._database.transaction() as uow:
+                await uow.upkeep.thread_deleted(thread_id)
+        async with self._database.transaction() as uow:
+            await uow.upkeep.purge(BATCH)
+            await uow.log.prune(older_than=self._retention, limit=BATCH)
