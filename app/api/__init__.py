@@ -1,0 +1,1 @@
+"""The front door: parse, authorise, make one call, present."""

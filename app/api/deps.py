@@ -1,0 +1,137 @@
+"""What a route may ask for, named by what it promises. Refusals happen here.
+
+All are coroutines, also where they await nothing: FastAPI runs plain functions in threads, and
+a hop there and back costs more than the rest of a poll.
+"""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import StringConstraints
+
+from app.api.problems import invalid
+from app.container import ApiServices
+from app.domain.errors import (
+    InvalidCursorError,
+    NotFoundError,
+    UnauthenticatedError,
+)
+from app.domain.ids import is_id
+from app.domain.models import User
+from app.ports import PageQuery
+
+MAX_CURSOR_DIGITS = 18
+
+_bearer = HTTPBearer(auto_error=False, description="A JWT with `sub` and `exp`.")
+
+
+async def _services(request: Request) -> ApiServices:
+    found: ApiServices = request.app.state.services
+    return found
+
+
+Services = Annotated[ApiServices, Depends(_services)]
+"""The use cases."""
+
+_Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+async def _current_user(services: Services, credentials: _Credentials) -> User:
+    if credentials is None:
+        raise UnauthenticatedError
+    return await services.users.authenticate(credentials.credentials)
+
+
+CurrentUser = Annotated[User, Depends(_current_user)]
+"""The user that a valid bearer token speaks for; otherwise 401."""
+
+
+def _path_id(value: str) -> str:
+    # What can't be an id names nothing, and is not looked up.
+    if not is_id(value):
+        raise NotFoundError
+    return value
+
+
+async def _session_id(session_id: Annotated[str, Path()]) -> str:
+    return _path_id(session_id)
+
+
+async def _assistant_id(assistant_id: Annotated[str, Path()]) -> str:
+    return _path_id(assistant_id)
+
+
+async def _message_id(message_id: Annotated[str, Path()]) -> str:
+    return _path_id(message_id)
+
+
+async def _run_id(run_id: Annotated[str, Path()]) -> str:
+    return _path_id(run_id)
+
+
+SessionId = Annotated[str, Depends(_session_id)]
+AssistantId = Annotated[str, Depends(_assistant_id)]
+MessageId = Annotated[str, Depends(_message_id)]
+RunId = Annotated[str, Depends(_run_id)]
+
+
+async def _reader(
+    services: Services,
+    credentials: _Credentials,
+    session_id: SessionId,
+    ticket: Annotated[
+        str | None, Query(description="A stream ticket, for a native EventSource.")
+    ] = None,
+) -> User:
+    if credentials is not None:
+        return await services.users.authenticate(credentials.credentials)
+    if ticket is not None:
+        return await services.tickets.redeem(ticket, session_id)
+    raise UnauthenticatedError
+
+
+StreamReader = Annotated[User, Depends(_reader)]
+"""The user that a bearer token, or a ticket for this session, speaks for; otherwise 401."""
+
+
+async def _page(
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
+    after: Annotated[str | None, Query(description="An item's id.")] = None,
+    before: Annotated[str | None, Query(description="An item's id.")] = None,
+) -> PageQuery:
+    if after is not None and before is not None:
+        raise invalid(("query", "before"), "Give `after` or `before`, not both.")
+    for cursor in (after, before):
+        if cursor is not None and not is_id(cursor):
+            raise NotFoundError("The cursor names no item of this list.")
+    return PageQuery(limit, order == "desc", after, before)
+
+
+PageOf = Annotated[PageQuery, Depends(_page)]
+"""Which items of a list are asked for."""
+
+
+async def _cursor(
+    after: Annotated[str | None, Query(description="Events after this `seq`.")] = None,
+    last_event_id: Annotated[
+        str | None, Header(description="As an EventSource sends it; wins over `after`.")
+    ] = None,
+) -> int | None:
+    # A browser that has seen no id yet sends none, some an empty one.
+    text = last_event_id or after
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS):
+        raise InvalidCursorError
+    return int(text)
+
+
+EventCursor = Annotated[int | None, Depends(_cursor)]
+"""After which event a stream goes on."""
+
+OptionalRunId = Annotated[
+    Annotated[str, StringConstraints(pattern="^[0-9A-Za-z_]{1,128}$")] | None,
+    Query(description="Only those of this run."),
+]

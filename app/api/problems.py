@@ -1,0 +1,197 @@
+"""Errors as RFC 9457 problems: every domain error has a status, and no input is echoed."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.api.middleware import request_id_of
+from app.api.stream import come_back
+from app.domain import errors
+from app.domain.events import dump
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+STATUS: Final[Mapping[type[errors.DomainError], int]] = {
+    errors.NotFoundError: 404,
+    errors.UnauthenticatedError: 401,
+    errors.ForbiddenError: 403,
+    errors.InvalidRequestError: 422,
+    errors.InvalidCursorError: 400,
+    errors.SessionBusyError: 409,
+    errors.SessionEndedError: 409,
+    errors.RunEndedError: 409,
+    errors.NothingToAnswerError: 409,
+    errors.DefaultAssistantError: 409,
+    errors.TooManyRunsError: 429,
+    errors.TooManyStreamsError: 429,
+    errors.StorageUnavailableError: 503,
+    errors.ShuttingDownError: 503,
+    errors.AuthUnavailableError: 503,
+    errors.SchemaBehindError: 503,
+    # These stay inside the worker; should one reach the door, it is a fault of ours.
+    errors.FencedError: 500,
+    errors.UpstreamError: 502,
+    errors.UpstreamInterruptedError: 502,
+    errors.ThreadBusyError: 502,
+    errors.ThreadLostError: 502,
+}
+
+COME_BACK: Final = (errors.StorageUnavailableError, errors.ShuttingDownError)
+"""On event routes these are an empty stream: an EventSource then tries again."""
+
+_HTTP_CODES: Final = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    loc: list[str | int] = Field(description="Where: `body`, `query` or `path`, then names.")
+    msg: str = Field(description="What is wrong, in words.")
+    type: str = Field(description="What is wrong, as a stable code.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "There is no such resource, or it is somebody else's.",
+                    "code": "not_found",
+                    "request_id": "req_5d0f3a",
+                }
+            ]
+        }
+    )
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str = Field(description="Stable; switch on this.")
+    request_id: str = Field(description="Also in the `X-Request-ID` header.")
+    errors: list[FieldError] | None = Field(None, description="With 422: each field's error.")
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Response:
+    """Render a problem."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id_of(request.scope),
+        **more,
+    }
+    return Response(dump(body), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the problems that a route may answer with."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
+
+
+def status_of(error: errors.DomainError) -> int:
+    """Return the status that belongs to a domain error."""
+    return STATUS[type(error)]
+
+
+async def _domain_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, errors.DomainError):
+        raise TypeError
+    if isinstance(error, COME_BACK) and request.url.path.endswith("/events"):
+        return come_back()
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after.total_seconds())))
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    more: dict[str, Any] = dict(error.extras())
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        more["errors"] = [{"loc": [], "msg": error.detail, "type": error.code}]
+    return problem(request, status, error.code, error.detail, headers=headers, **more)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise TypeError
+    code = _HTTP_CODES.get(error.status_code, "http_error")
+    detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
+    return problem(request, error.status_code, code, detail, headers=error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise TypeError
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        return problem(request, 400, "invalid_json", "The body is not valid JSON.")
+    known = request.app.state.field_names
+    listed = [
+        {"loc": _loc(item["loc"], known), "msg": _message(item), "type": item["type"]}
+        for item in found
+    ]
+    return problem(request, 422, "invalid_request", "Some fields are not valid.", errors=listed)
+
+
+def invalid(loc: tuple[str, ...], message: str) -> RequestValidationError:
+    """Make the error of a field that is well-formed, but asks for what can't be."""
+    return RequestValidationError([{"type": "value_error", "loc": loc, "msg": message}])
+
+
+def _loc(loc: Sequence[Any], known: frozenset[str]) -> list[str | int]:
+    """Say where, up to the first name that is the caller's own: input is never echoed."""
+    kept: list[str | int] = []
+    for part in loc:
+        if not isinstance(part, int) and part not in known:
+            break
+        kept.append(part)
+    return kept
+
+
+def _message(item: Mapping[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return "There is a field here that is not known."
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+async def _internal_error(request: Request, _error: Exception) -> Response:
+    return problem(request, 500, "internal_error", "Something went wrong on our side.")
+
+
+def install(app: FastAPI) -> None:
+    """Render every error of the application as a problem."""
+    app.add_exception_handler(errors.DomainError, _domain_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(Exception, _internal_error)

@@ -1,0 +1,339 @@
+"""Bodies as clients send and see them; strict on the way in, complete on the way out."""
+
+import math
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.api import examples
+from app.domain.models import MessageStatus, Role, RunStatus, SessionStatus
+from app.domain.text import is_storable
+from app.services.runs import OnActiveRun
+
+T = TypeVar("T")
+
+NOT_IN_LINES: Final = frozenset({"Cc", "Zl", "Zp"})
+"""Controls, and separators of lines and paragraphs."""
+MAX_JSON_DEPTH: Final = 64
+
+
+def _storable(text: str) -> str:
+    if not is_storable(text):
+        raise ValueError("must not contain U+0000 or lone surrogates")
+    return text
+
+
+def _one_line(text: str) -> str:
+    # Spaces of other scripts and joiners of emoji are no control characters.
+    if any(unicodedata.category(character) in NOT_IN_LINES for character in text):
+        raise ValueError("must be one line without control characters")
+    return text
+
+
+def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
+    pending: list[tuple[Any, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > MAX_JSON_DEPTH:
+            raise ValueError(f"must not be nested deeper than {MAX_JSON_DEPTH} levels")
+        if isinstance(item, str):
+            _storable(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("must not contain NaN or infinity")
+        elif isinstance(item, list):
+            items: list[Any] = item  # pyright: ignore[reportUnknownVariableType]
+            pending.extend((inner, depth + 1) for inner in items)
+        elif isinstance(item, dict):
+            members: dict[str, Any] = item  # pyright: ignore[reportUnknownVariableType]
+            pending.extend((inner, depth + 1) for pair in members.items() for inner in pair)
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Line = Annotated[str, AfterValidator(_storable), AfterValidator(_one_line)]
+Metadata = Annotated[
+    dict[
+        Annotated[Line, StringConstraints(min_length=1, max_length=64)],
+        Annotated[Text, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=16, description="Up to 16 pairs, 64 and 512 characters."),
+]
+Json = Annotated[dict[str, Any], AfterValidator(_storable_json)]
+PublicId = Annotated[str, StringConstraints(max_length=128)]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+# ---------------------------------------------------------------- in
+
+
+class FunctionDef(_In):
+    """A function that the tutor may ask to have called."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: Annotated[Text, StringConstraints(max_length=4096)] | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(_In):
+    """A function tool, as Assistants have it."""
+
+    type: Literal["function"]
+    function: FunctionDef
+
+
+class AssistantCreate(_In):
+    """A new tutor."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.ASSISTANT_CREATE]})
+    model: Annotated[Line, StringConstraints(min_length=1, max_length=256)]
+    name: Annotated[Line, StringConstraints(max_length=256)] | None = None
+    description: Annotated[Text, StringConstraints(max_length=512)] | None = None
+    instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
+    tool_resources: Json = {}
+    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    response_format: Literal["auto"] | Json = "auto"
+    metadata: Metadata = {}
+
+
+class AssistantUpdate(_In):
+    """Changes to a tutor: its next version. What is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Algebra Tutor"}]})
+    model: Annotated[Line, StringConstraints(min_length=1, max_length=256)] = ""
+    name: Annotated[Line, StringConstraints(max_length=256)] | None = None
+    description: Annotated[Text, StringConstraints(max_length=512)] | None = None
+    instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
+    tool_resources: Json = {}
+    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    response_format: Literal["auto"] | Json = "auto"
+    metadata: Metadata = {}
+
+
+class SessionCreate(_In):
+    """A new tutoring session."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.SESSION_CREATE]})
+    assistant_id: PublicId | None = Field(None, description="Left out: the default assistant.")
+    title: Annotated[Line, StringConstraints(max_length=256)] | None = None
+    metadata: Metadata = {}
+
+
+class SessionUpdate(_In):
+    """Changes to a session. What is left out stays; a title of null is removed."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Quadratics"}]})
+    title: Annotated[Line, StringConstraints(max_length=256)] | None = None
+    metadata: Metadata | None = None
+    status: Annotated[Literal["ended"] | None, Field(description="Takes no new messages.")] = None
+
+
+class TextPartIn(_In):
+    """A part of a message: text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class MessageCreate(_In):
+    """What the student says."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MESSAGE_CREATE]})
+    content: Text | Annotated[list[TextPartIn], Field(min_length=1, max_length=64)]
+    run: bool = Field(
+        default=True, description="False only stores the message; the next run sees it."
+    )
+    on_active_run: Annotated[OnActiveRun, Field(strict=False)] = Field(
+        OnActiveRun.REJECT, description="With an unfinished run: refuse (409), or wait in order."
+    )
+    metadata: Metadata = {}
+
+
+class RunCreate(_In):
+    """Another answer to the transcript as it stands."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+    on_active_run: Annotated[OnActiveRun, Field(strict=False)] = OnActiveRun.REJECT
+    metadata: Metadata = {}
+
+
+# ---------------------------------------------------------------- out
+
+
+class UserOut(BaseModel):
+    """Who the caller is, what the caller may have at once, and what is left of it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.USER]})
+    id: str
+    object: Literal["user"]
+    subject: str
+    tenant: str | None
+    scopes: list[str]
+    limits: dict[str, int]
+    remaining: dict[str, int]
+
+
+class AssistantOut(BaseModel):
+    """A tutor. `instructions`, `tools` and `tool_resources` need scope `assistants:write`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.ASSISTANT]})
+    id: str
+    object: Literal["assistant"]
+    name: str | None
+    description: str | None
+    instructions: str | None = None
+    model: str
+    tools: list[dict[str, Any]] = []
+    tool_resources: dict[str, Any] = {}
+    temperature: float
+    top_p: float
+    response_format: str | dict[str, Any]
+    metadata: dict[str, str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class SessionOut(BaseModel):
+    """A tutoring session."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.SESSION]})
+    id: str
+    object: Literal["session"]
+    assistant_id: str
+    title: str | None
+    status: SessionStatus
+    metadata: dict[str, str]
+    active_run_id: str | None
+    last_seq: int = Field(description="The newest event's place in the session's log.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class PartOut(BaseModel):
+    """A part of a message."""
+
+    type: Literal["text", "refusal"]
+    text: str
+    annotations: list[dict[str, Any]] | None = None
+
+
+class MessageOut(BaseModel):
+    """One turn of the conversation."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MESSAGE]})
+    id: str
+    object: Literal["message"]
+    session_id: str
+    run_id: str | None
+    role: Role
+    status: MessageStatus
+    content: list[PartOut]
+    metadata: dict[str, str]
+    seq: int
+    created_at: datetime
+    completed_at: datetime | None
+
+
+class UsageOut(BaseModel):
+    """Tokens, as the upstream counted them."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class LastErrorOut(BaseModel):
+    """Why a run ended badly."""
+
+    code: str
+    message: str = Field(description="Words that a frontend can show.")
+
+
+class IncompleteOut(BaseModel):
+    """Why an answer is not whole."""
+
+    reason: str
+
+
+class RunOut(BaseModel):
+    """A run. Poll until it ends, wait for it, or follow its events."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.RUN]})
+    id: str
+    object: Literal["run"]
+    session_id: str
+    assistant_id: str
+    model: str
+    status: RunStatus
+    attempts: int
+    input_message_id: str | None
+    output_message_id: str | None
+    required_action: dict[str, Any] | None
+    last_error: LastErrorOut | None
+    incomplete_details: IncompleteOut | None
+    usage: UsageOut | None
+    metadata: dict[str, str]
+    seq: int
+    created_at: datetime
+    started_at: datetime | None
+    expires_at: datetime | None
+    ended_at: datetime | None
+
+
+class PostedOut(BaseModel):
+    """What a POST of a message made."""
+
+    message: MessageOut
+    run: RunOut | None
+
+
+class TicketOut(BaseModel):
+    """A ticket for `?ticket=` of this session's event streams."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.TICKET]})
+    ticket: str
+    expires_at: datetime = Field(description="First use until then; later ones until the token's.")
+
+
+class ListOut(BaseModel, Generic[T]):
+    """A page of a list."""
+
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class TranscriptOut(ListOut[MessageOut]):
+    """A page of the transcript, told up to `last_seq`: follow the events after it."""
+
+    last_seq: int
+
+
+def field_names() -> frozenset[str]:
+    """Return every name that a request may use, for errors that must not echo others."""
+    models: tuple[type[BaseModel], ...] = (
+        FunctionDef,
+        FunctionTool,
+        AssistantCreate,
+        AssistantUpdate,
+        SessionCreate,
+        SessionUpdate,
+        TextPartIn,
+        MessageCreate,
+        RunCreate,
+    )
+    names = {name for model in models for name in model.model_fields}
+    query = {"limit", "order", "after", "before", "run_id", "wait", "known", "ticket"}
+    return frozenset(names | query | {"body", "query", "path", "header"})

@@ -1,0 +1,75 @@
+"""A stream as a response: bytes that the relay encoded, sent as they are.
+
+A failure inside a streaming response is a 200 that ends; everything that can be refused is
+refused before one of these is made.
+"""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.domain.errors import StorageUnavailableError
+from app.services.streams import Stream
+
+MEDIA_TYPE: Final = "text/event-stream"
+HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store, no-transform"),
+    # Proxies that buffer would hold tokens back.
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStreamResponse(Response):
+    """Sends a stream until it ends or its reader goes."""
+
+    # FastAPI documents a route by the name and default of `status_code`.
+    def __init__(
+        self, stream: Stream, status_code: int = 200, location: str | None = None
+    ) -> None:
+        self._stream = stream
+        self.status_code = status_code
+        self.background = None
+        extra = [(b"location", location.encode())] if location else []
+        self.raw_headers = [*HEADERS, *extra]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send; a reader that is gone, or does not read, costs nothing but its place."""
+        del scope
+        pump = asyncio.ensure_future(self._pump(send))
+        watcher = asyncio.ensure_future(_disconnected(receive))
+        self._stream.on_cut = pump.cancel
+        try:
+            await asyncio.wait({pump, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._stream.close()
+            for task in (pump, watcher):
+                task.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    await task
+
+    async def _pump(self, send: Send) -> None:
+        stream = self._stream
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        # When the database goes away the stream ends; its reader comes back with a cursor.
+        with suppress(StorageUnavailableError):
+            async for piece in stream.chunks():
+                stream.blocked_since = stream.last_sent = time.monotonic()
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                stream.blocked_since = None
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def come_back() -> Response:
+    """Answer that there is nothing for now: an EventSource gives up on any other status."""
+    return Response(b"retry: 2000\n\n", 200, {"Cache-Control": "no-store"}, MEDIA_TYPE)

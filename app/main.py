@@ -1,0 +1,100 @@
+"""The API application: routers, handlers, lifespan (`uvicorn app.main:app`)."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from app import __version__
+from app.api import assistants, events, health, me, messages, problems, runs, schemas, sessions
+from app.api.middleware import EdgeMiddleware
+from app.container import api_services, configure_logs
+from app.settings import Settings, load
+
+DESCRIPTION = """\
+The backend between a tutoring app and the OpenAI API. Open a **session**, post **messages**, and
+get each answer as a **run** that you can poll or follow as server-sent events; nothing that a
+student saw is lost. Errors are `application/problem+json` with a stable `code`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; without settings it reads the environment."""
+    chosen = settings or load()
+    configure_logs(chosen.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with api_services(chosen) as services:
+            await services.health.ready()
+            app.state.services = services
+            relay = asyncio.create_task(services.relay.run(), name="relay")
+            with _before_shutdown(services.relay.close):
+                yield
+            services.relay.close()
+            relay.cancel()
+            with suppress(asyncio.CancelledError):
+                await relay
+
+    app = FastAPI(
+        title="Tutor Relay",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # A redirect would name the host that the caller chose.
+        redirect_slashes=False,
+    )
+    app.state.field_names = schemas.field_names()
+    problems.install(app)
+    for module in (me, assistants, sessions, messages, runs, events, health):
+        app.include_router(module.router)
+    if chosen.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+            max_age=600,
+        )
+    app.add_middleware(EdgeMiddleware, max_body_bytes=chosen.max_body_bytes)
+    return app
+
+
+@contextmanager
+def _before_shutdown(act: Callable[[], None]) -> Generator[None]:
+    """Act on SIGTERM and SIGINT before the server does.
+
+    uvicorn waits for open streams before it ends the lifespan: they would never end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    previous = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        handler = previous[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for name in previous:
+        signal.signal(name, on_signal)
+    try:
+        yield
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make `app` when it is first asked for: importing this module reads no environment."""
+    if name == "app":
+        return create_app()
+    raise AttributeError(name)
