@@ -37,6 +37,8 @@ from app.services.publisher import RunLog
 BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 15.0
 MAX_LOST_THREADS: Final = 3
+MAX_ASKS: Final = 7
+"""How often the upstream is asked what became of a generation: with the backoff, half a minute."""
 AWAY_RETRY_S: Final = 0.5
 
 
@@ -191,10 +193,23 @@ class Attempts:
     async def _recover(self) -> Ended | None:
         """Ask what became of the last generation; None when it has to be repeated."""
         self.in_doubt = True
+        for asks_left in reversed(range(MAX_ASKS)):
+            try:
+                ended = await self._outcome()
+            except UpstreamError as error:
+                # What cut the answer off may well refuse this question, too, for a while.
+                if not error.retryable or not asks_left:
+                    raise
+                await self._wait(error)
+            else:
+                self.in_doubt = False
+                return ended
+        return None
+
+    async def _outcome(self) -> Ended | None:
         thread = self.conversation.thread
-        ended = None
         try:
-            ended = await self.upstream.outcome(
+            return await self.upstream.outcome(
                 response_id=self._response_id,
                 thread_id=thread.thread_id if thread else None,
                 tail=thread.tail if thread else None,
@@ -202,5 +217,4 @@ class Attempts:
         except ThreadLostError:
             # Gone, or left with half a turn: a new thread is filled from the transcript.
             self.conversation.forget_thread()
-        self.in_doubt = False
-        return ended
+            return None

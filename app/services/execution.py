@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -56,11 +58,17 @@ class Execution:
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(asyncio.get_running_loop().time())
 
-    def scope(self) -> asyncio.Timeout:
+    @asynccontextmanager
+    async def scope(self) -> AsyncGenerator[None]:
         """Bound the upstream's work by the run's deadline, and by `stop`."""
         seconds = 0.0 if self.reason else max(0.0, self.claim.remaining.total_seconds())
         self._scope = asyncio.timeout(seconds)
-        return self._scope
+        try:
+            async with self._scope:
+                yield
+        finally:
+            # Whoever stops it now is too late: the run is being settled.
+            self._scope = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Final
 
@@ -144,8 +144,7 @@ class Relay:
             TooManyStreamsError: The user has as many streams here as are allowed.
         """
         self.check_room(user)
-        channel = self._join(session_id)
-        try:
+        with self._join(session_id) as channel:
             async with self._database.snapshot() as uow:
                 session = await owned(uow, user, session_id)
                 state = await uow.log.state(session_id)
@@ -156,8 +155,6 @@ class Relay:
                     cursor = session.last_seq
             self._warm(channel, state.last_seq)
             return self._open(channel, user, cursor=cursor, preface=preface)
-        finally:
-            self._drop_if_unused(channel)
 
     async def follow_run(
         self, user: User, session_id: str, run_id: str, *, after: int | None
@@ -169,8 +166,7 @@ class Relay:
             TooManyStreamsError: The user has as many streams here as are allowed.
         """
         self.check_room(user)
-        channel = self._join(session_id)
-        try:
+        with self._join(session_id) as channel:
             async with self._database.snapshot() as uow:
                 run = await uow.runs.get(user.id, session_id, run_id)
                 if run is None:
@@ -186,53 +182,56 @@ class Relay:
                     return None
             self._warm(channel, state.last_seq)
             return self._open(channel, user, cursor=cursor, preface=preface, run=run)
-        finally:
-            self._drop_if_unused(channel)
 
     def follow_new_run(self, user: User, run: Run) -> Stream:
         """Open a stream of a run that this process has just enqueued."""
-        channel = self._join(run.session_id)
-        channel.missed = True
-        self._warm(channel, run.seq)
-        return self._open(channel, user, cursor=run.turn - 1, preface=b"", run=run)
+        with self._join(run.session_id) as channel:
+            channel.missed = True
+            self._warm(channel, run.seq)
+            return self._open(channel, user, cursor=run.turn - 1, preface=b"", run=run)
 
     @asynccontextmanager
     async def watch(self, session_id: str) -> AsyncGenerator[asyncio.Event]:
         """Set the event whenever a run of the session changes, or this process goes away."""
         changed = asyncio.Event()
-        channel = self._join(session_id)
-        channel.watchers.add(changed)
-        try:
-            if channel.is_cold:
-                async with self._database.snapshot() as uow:
-                    self._warm(channel, (await uow.log.state(session_id)).last_seq)
-            yield changed
-        finally:
-            channel.watchers.discard(changed)
-            self._drop_if_unused(channel)
+        with self._join(session_id) as channel:
+            channel.watchers.add(changed)
+            try:
+                if channel.is_cold:
+                    async with self._database.snapshot() as uow:
+                        self._warm(channel, (await uow.log.state(session_id)).last_seq)
+                yield changed
+            finally:
+                channel.watchers.discard(changed)
 
     @property
     def is_closing(self) -> bool:
         """Whether this process is going away."""
         return self._is_closing
 
-    def _join(self, session_id: str) -> Channel:
+    @contextmanager
+    def _join(self, session_id: str) -> Generator[Channel]:
+        """Hold a session's channel; its last reader may leave while the next one comes."""
         channel = self._channels.get(session_id)
         if channel is None:
             channel = self._channels[session_id] = Channel(session_id)
-        return channel
+        channel.joining += 1
+        try:
+            yield channel
+        finally:
+            channel.joining -= 1
+            self._drop_if_unused(channel)
 
     def _warm(self, channel: Channel, head: int) -> None:
         if not channel.is_cold:
             return
         channel.is_cold = False
         channel.head = head
-        self._channels[channel.session_id] = channel
         if channel.missed and self._wakes is not None:
             self._wakes.add([channel.session_id])
 
     def _drop_if_unused(self, channel: Channel) -> None:
-        if not channel.streams and not channel.watchers:
+        if not channel.streams and not channel.joining:
             self._channels.pop(channel.session_id, None)
 
     def _open(

@@ -40,7 +40,7 @@ class Entry:
 class Channel:
     """A session that somebody here reads."""
 
-    __slots__ = ("head", "is_cold", "missed", "session_id", "streams", "watchers")
+    __slots__ = ("head", "is_cold", "joining", "missed", "session_id", "streams", "watchers")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
@@ -49,6 +49,8 @@ class Channel:
         self.is_cold = True
         """Until its head is known, wake-ups are only noted."""
         self.missed = False
+        self.joining = 0
+        """Who is about to read, or waits for a change."""
         self.streams: set[Stream] = set()
         self.watchers: set[asyncio.Event] = set()
 

@@ -117,10 +117,9 @@ class PostgresDatabase:
                 yield uow
             try:
                 await _notify(driver, uow)
-            except Exception as error:
-                # What was written is written; a lost wake-up costs a poll's time.
-                if not is_away(error):
-                    raise
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                # What is written must not look unwritten, or it is written twice; a lost
+                # wake-up costs a poll's time.
                 log.warning("a wake-up was lost: %s", type(error).__name__)
 
     @asynccontextmanager

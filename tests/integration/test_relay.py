@@ -1,0 +1,85 @@
+"""Readers that come and go while others do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.postgres.wakeups import PostgresWakeUps
+from app.domain.events import StepChanged
+from app.domain.models import Principal, User
+from app.ports import Append, UnitOfWork
+from app.services.relay import Relay
+from app.services.sessions import SessionService
+from app.services.streams import Stream
+
+
+class GatedDatabase(PostgresDatabase):
+    """Postgres, but a snapshot waits for the test's leave once it was read."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn, pool_size=5)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.is_waiting = asyncio.Event()
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Any]:
+        async with super().snapshot() as uow:
+            yield uow
+        self.is_waiting.set()
+        await self.gate.wait()
+
+
+async def take(stream: Stream, wanted: str) -> None:
+    async for piece in stream.chunks():
+        if wanted.encode() in piece:
+            return
+
+
+async def say(database: PostgresDatabase, session_id: str, word: str) -> None:
+    async with database.transaction() as uow:
+        found: UnitOfWork = uow
+        await found.log.append([Append(session_id, [StepChanged("run_1", word, "completed")])])
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[GatedDatabase]:
+    database = GatedDatabase(database_url)
+    yield database
+    await database.aclose()
+
+
+async def test_a_reader_that_comes_as_the_last_one_leaves_misses_nothing(
+    database: GatedDatabase, database_url: str
+) -> None:
+    relay = Relay(
+        database, PostgresWakeUps(database_url), max_streams=5, poll=timedelta(seconds=60)
+    )
+    running = asyncio.create_task(relay.run())
+    async with database.transaction() as uow:
+        user_id = await uow.users.resolve(Principal("alice", None, frozenset(), 2e9))
+    user = User(user_id, Principal("alice", None, frozenset(), 2e9))
+    session = await SessionService(database).open(user, assistant_id=None, title=None, metadata={})
+    first = await relay.follow_session(user, session.id, after=0)
+    await say(database, session.id, "warm")
+    await asyncio.wait_for(take(first, "warm"), 10)
+
+    database.gate.clear()
+    database.is_waiting.clear()
+    joining = asyncio.create_task(relay.follow_session(user, session.id, after=None))
+    await asyncio.wait_for(database.is_waiting.wait(), 10)
+    first.close()
+    database.gate.set()
+    second = await joining
+    reading = asyncio.create_task(take(second, "news"))
+    await say(database, session.id, "news")
+    await asyncio.wait_for(reading, 10)
+    second.close()
+    assert relay.streams_left(user) == 5
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
