@@ -14,11 +14,13 @@ from app.algebra.nodes import (
     Root,
 )
 from app.algebra.render import Rendered
+from app.algebra.tokens import FUNCTIONS
 
 _SUM: Final = 1
 _PRODUCT: Final = 2
 _POWER: Final = 3
 _ATOM: Final = 4
+_NAMES: Final = (*FUNCTIONS, "pi")
 
 
 def echo(node: Node) -> Rendered:
@@ -82,10 +84,14 @@ def _plain_at(node: Node, rank: int) -> str:
 
 
 def _juxtaposed(left: str, right: str) -> bool:
-    """Whether two factors can stand side by side and still be read as a product."""
+    """Tell whether two factors can stand side by side and still be read as a product."""
     if right[0].isdigit() or "/" in left:
         return False
-    return not (left[-1].isalpha() and (right[0] == "(" or len(_word(right)) > 1))
+    if not left[-1].isalpha():
+        return True
+    # letters that come to spell a function would be read as one: p times i is not pi
+    spelt = (_word(left[::-1])[::-1] + right[0]).lower()
+    return right[0] != "(" and len(_word(right)) <= 1 and not spelt.endswith(_NAMES)
 
 
 def _word(text: str) -> str:
@@ -137,7 +143,9 @@ def _latex_binary(node: Binary) -> str:
         right = _latex(node.right)
     if right[0].isdigit() or right.startswith("\\frac"):
         return f"{left} \\cdot {right}"
-    return f"{left} {right}" if right.startswith("\\") else f"{left}{right}"
+    # \pi and x side by side would be one command, \pix; e, x and p would be a function
+    is_word = left[-1].isalpha() and right[0].isalpha()
+    return f"{left} {right}" if is_word or right.startswith("\\") else f"{left}{right}"
 
 
 def _latex_at(node: Node, rank: int) -> str:

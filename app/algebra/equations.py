@@ -11,6 +11,7 @@ from app.algebra.parser import parse_equation, parse_expression
 from app.algebra.render import render
 from app.algebra.results import EquationCheck, EquationKind, EquationSolution, Quadratic, Root
 from app.algebra.roots import QUADRATIC, find_roots
+from app.algebra.rough import rough
 
 MAX_DEGREE: Final = 12
 """Highest degree of a polynomial equation that is factored."""
@@ -78,13 +79,28 @@ def check_equation(text: str, values: dict[str, str] | None = None) -> EquationC
     if difference != 0 and not difference.is_number:
         difference = sympy.numer(sympy.together(difference))
         difference = sympy.expand(require_expandable(difference))
-    holds = difference == 0 or (bool(difference.is_number) and bool(difference.equals(0)))
     return EquationCheck(
         source=(echo(equation.left), echo(equation.right)),
         left=render(left),
         right=render(right),
-        holds=holds,
+        holds=_is_zero(difference),
     )
+
+
+def _is_zero(difference: Any) -> bool:
+    """Tell whether an expanded difference is zero, proving it only where it may be."""
+    if difference == 0 or not difference.is_number:
+        return bool(difference == 0)
+    try:
+        rough(difference)
+    except (ArithmeticError, ValueError, NotImplementedError):
+        return bool(difference.equals(0))
+    # a proof simplifies for seconds; SymPy refines a decimal until its digits are right, and
+    # gives one bit of precision to what it cannot tell from zero
+    parts = difference.evalf(5).as_real_imag()
+    if any(part.is_Float and part != 0 and part._prec > 1 for part in parts):  # noqa: SLF001
+        return False
+    return bool(difference.equals(0))
 
 
 def choose_variable(expression: Any, name: str | None) -> Any:

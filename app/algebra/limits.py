@@ -39,12 +39,13 @@ def power(base: Any, exponent: Any) -> Any:
         return _irrational_power(base, require_bounded(exponent))
     if exponent.q > MAX_EXPONENT:
         raise TooComplexError(f"a root of degree above {MAX_EXPONENT}")
-    size = abs(exponent.p) // exponent.q + 1
+    size = abs(int(exponent.p)) // int(exponent.q)
     bits = _bits(base)
     if bits is None:
-        if size > MAX_EXPONENT + 1:
+        if size > MAX_EXPONENT:
             raise TooComplexError(f"an exponent above {MAX_EXPONENT}")
-    elif bits * size > MAX_BITS * 10**6:
+    elif (bits - 1) * size > MAX_BITS:
+        # what passes has at most about twice these bits, for `require_bounded` to judge
         raise TooComplexError("a power is too large")
     return sympy.Pow(base, exponent)
 

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.algebra import Workshop
 from app.sandbox import admin, conversations, models, responses
 from app.sandbox.config import SandboxConfig
 from app.sandbox.context import Context
@@ -37,8 +36,7 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
         `app.sandbox.server` runs it with.
     """
     config = config or SandboxConfig()
-    workshop = Workshop(config.solve_deadline_s)
-    offline = Tutor(workshop)
+    offline = Tutor(config.solve_deadline_s)
     context = Context(
         config=config,
         state=State(),
@@ -57,7 +55,6 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
         finally:
             await context.state.reset()
             await offline.aclose()
-            await asyncio.to_thread(workshop.close)
 
     app = Starlette(
         routes=[

@@ -111,7 +111,7 @@ class Damage:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
             await asyncio.sleep(_FLUSH_S)
-            hang_up(self._scope, reset=True)
+            hang_up(self._scope)
         self.cut = True
         if not self._action.finish:
             raise ReaderGoneError

@@ -84,7 +84,7 @@ class Gate:
         if action.after_work:
             await self._app(scope, replay.deaf, _swallow)
         if action.type == "reset":
-            hang_up(scope, reset=True)
+            hang_up(scope)
             await replay.ended()
             return
         await _replacement(action)(scope, replay.receive, send)

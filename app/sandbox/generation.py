@@ -140,7 +140,11 @@ class Generation:
                 status = "incomplete"
                 self._response.body["incomplete_details"] = {"reason": "max_output_tokens"}
                 break
-            await self._pace()
+            try:
+                await self._pace()
+            except _EndedError:
+                item["content"] = [_text_part("".join(written))]
+                raise
             written.append(token)
             yield encoder.encode(token, self._take())
         text = "".join(written)
@@ -200,9 +204,9 @@ class Generation:
         ending, body = self._job.ending, self._response.body
         if ending is None:
             raise AssertionError("only an injected ending ends a generation")
+        _close_output(body["output"])
         if ending.kind == "incomplete":
             body["incomplete_details"] = {"reason": "content_filter"}
-            _close_output(body["output"])
             self._settle("incomplete")
             return self._snapshot("response.incomplete")
         self._fail(ending.message, ending.code)

@@ -16,18 +16,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 ABORT: Final = "tutor_relay.abort"
 """Name of the ASGI extension."""
-CLOSE: Final = "tutor_relay.close"
-"""As `ABORT`, but with an orderly end (FIN) whatever the response had promised."""
 
 
 class AbortableProtocol(HttpToolsProtocol):
     """HTTP/1.1 by httptools, and a way to hang up."""
 
     def on_message_begin(self) -> None:
-        """Offer the extensions to the request that begins."""
+        """Offer the extension to the request that begins."""
         super().on_message_begin()
         scope = cast(dict[str, Any], self.scope)
-        scope["extensions"] = {ABORT: self._abort, CLOSE: self._close}
+        scope["extensions"] = {ABORT: self._abort}
 
     def _abort(self) -> None:
         connection = self.transport.get_extra_info("socket")
@@ -36,18 +34,15 @@ class AbortableProtocol(HttpToolsProtocol):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
-    def _close(self) -> None:
-        self.transport.close()
 
-
-def hang_up(scope: Scope, *, reset: bool) -> None:
-    """Cut the connection of a request.
+def hang_up(scope: Scope) -> None:
+    """Reset the connection of a request.
 
     Raises:
         RuntimeError: Served by something else than `AbortableProtocol`; the server then
             drops the connection because the application failed.
     """
-    action: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT if reset else CLOSE)
-    if action is None:
+    abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT)
+    if abort is None:
         raise RuntimeError("this server cannot cut a connection: run app.sandbox.server")
-    action()
+    abort()

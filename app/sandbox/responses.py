@@ -24,7 +24,7 @@ from app.sandbox.planning import make_plan
 from app.sandbox.request import CreateRequest, read_create
 from app.sandbox.state import Conversation, StoredResponse
 from app.sandbox.streams import EventStream, follow
-from app.sandbox.wire import count_tokens
+from app.sandbox.wire import count_tokens, without_padding
 
 
 async def create(request: Request) -> Response:
@@ -156,8 +156,10 @@ async def retrieve(request: Request) -> Response:
     if request.query_params.get("stream", "").lower() not in {"true", "1"}:
         return json_response(response.body)
     _require_resumable(response, context.config.resume_window_s)
-    after = _starting_after(request.query_params)
-    return EventStream(follow(response, after), state=context.state)
+    events = follow(response, _starting_after(request.query_params))
+    if request.query_params.get("include_obfuscation", "").lower() in {"false", "0"}:
+        events = without_padding(events)
+    return EventStream(events, state=context.state)
 
 
 def _require_resumable(response: StoredResponse, window_s: float) -> None:
@@ -188,6 +190,7 @@ async def delete(request: Request) -> Response:
     del state.responses[response.id]
     if response.task is not None:
         response.task.cancel()
+    response.close()
     return json_response({"id": response.id, "object": "response", "deleted": True})
 
 

@@ -3,12 +3,14 @@
 import json
 import re
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from app.sandbox.jsonio import dump
 
 _PADDING: Final = secrets.token_urlsafe(256)
 _PAD_TO: Final = 16
+_PADDED: Final = re.compile(rb',"obfuscation":"[^"]*"\}\n\n\Z')
 _TOKEN: Final = re.compile(r"\s*\w{1,4}|\s*[^\w\s]{1,3}|\s+")
 
 
@@ -43,3 +45,9 @@ class DeltaEncoder:
             padding = _PADDING[start : start + _PAD_TO - len(delta) % _PAD_TO]
             text += f',"obfuscation":"{padding}"'
         return (text + "}\n\n").encode()
+
+
+async def without_padding(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield recorded events to a reader who declined their padding."""
+    async for event in events:
+        yield _PADDED.sub(b"}\n\n", event)

@@ -9,7 +9,6 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.algebra import Task, Workshop
 from app.sandbox.tutor.offline import Tutor
 from app.sandbox.tutor.prose import find_pieces
 from app.sandbox.tutor.question import understand
@@ -174,18 +173,17 @@ async def test_it_admits_so_in_korean(tutor: Tutor) -> None:
 
 
 async def test_a_calculation_without_end_is_given_up_and_the_next_one_works() -> None:
-    one = Tutor(shop := Workshop(deadline_s=0.5))
+    one = Tutor(solve_deadline_s=0.5)
     await asyncio.to_thread(one.warm_up)
     try:
         assert "in time" in await one.reply([("user", f"Integrate {NASTY}")])
         assert "84" in await one.reply([("user", "12*7")])
     finally:
         await one.aclose()
-        shop.close()
 
 
 async def test_the_loop_stays_free_while_the_tutor_thinks() -> None:
-    one = Tutor(shop := Workshop(deadline_s=1.0))
+    one = Tutor(solve_deadline_s=1.0)
     await asyncio.to_thread(one.warm_up)
     thinking = asyncio.create_task(one.reply([("user", f"Integrate {NASTY}")]))
     try:
@@ -197,16 +195,16 @@ async def test_the_loop_stays_free_while_the_tutor_thinks() -> None:
     finally:
         await thinking
         await one.aclose()
-        shop.close()
 
 
-async def test_a_workshop_that_was_lent_stays_open() -> None:
-    shop = Workshop()
-    one = Tutor(shop)
-    assert "84" in await one.reply([("user", "12*7")])
-    await one.aclose()
-    assert await asyncio.to_thread(shop.run, Task("evaluate", ("1",)))
-    shop.close()
+async def test_a_tutor_that_closes_leaves_no_question_waiting() -> None:
+    one = Tutor(solve_deadline_s=60)
+    await asyncio.to_thread(one.warm_up)
+    thinking = asyncio.create_task(one.reply([("user", f"Integrate {NASTY}")]))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        await one.aclose()
+        assert "in time" in await thinking
 
 
 async def test_students_who_ask_together_get_their_own_answers(tutor: Tutor) -> None:

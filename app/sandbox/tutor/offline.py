@@ -25,15 +25,13 @@ _EXAMPLES: Final = (
 class Tutor:
     """Answers the last turn of a conversation."""
 
-    def __init__(self, workshop: Workshop | None = None) -> None:
+    def __init__(self, solve_deadline_s: float = 3.0) -> None:
         """Prepare; nothing starts before `warm_up` or the first question.
 
         Args:
-            workshop: Where to solve, closed by its owner; by default one of its own,
-                which `aclose` closes.
+            solve_deadline_s: Wall time for one calculation.
         """
-        self._owned = Workshop() if workshop is None else None
-        self._workshop = workshop or self._owned or Workshop()
+        self._workshop = Workshop(solve_deadline_s)
         # one thread is enough, for the workshop solves one task at a time; and it is not
         # the loop's own pool, which slow questions would fill
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tutor")
@@ -62,9 +60,8 @@ class Tutor:
             self._workshop.run(task)
 
     async def aclose(self) -> None:
-        """Stop the thread and, if it is its own, the process; a question on the way fails."""
-        if self._owned is not None:
-            await asyncio.to_thread(self._owned.close)
+        """Stop the process and the thread; a question on the way is not answered in time."""
+        await asyncio.to_thread(self._workshop.close)
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
 
     def _reply(self, turns: tuple[tuple[str, str], ...]) -> str:

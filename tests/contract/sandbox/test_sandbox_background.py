@@ -57,6 +57,41 @@ async def test_it_is_replayed_whole_without_a_cursor(client: AsyncOpenAI) -> Non
     assert [event async for event in again] == first
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_replay_is_padded_unless_declined(client: AsyncOpenAI, *, wanted: bool) -> None:
+    stream = await client.responses.create(model=MODEL, input=ASK, background=True, stream=True)
+    first = [event async for event in stream]
+    assert first[0].type == "response.created"
+    again = await client.responses.retrieve(
+        first[0].response.id, stream=True, include_obfuscation=wanted
+    )
+    replayed = [event async for event in again]
+    deltas = [event for event in replayed if event.type == "response.output_text.delta"]
+    assert deltas
+    assert all(("obfuscation" in (event.model_extra or {})) is wanted for event in deltas)
+    assert replayed[-1] == first[-1]
+
+
+async def test_deleting_it_stops_it_and_frees_its_conversation(
+    sandbox: Sandbox, client: AsyncOpenAI
+) -> None:
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 5, "text": ASK})
+    conversation = await client.conversations.create()
+    stream = await client.responses.create(
+        model=MODEL, input=ASK, background=True, stream=True, conversation=conversation.id
+    )
+    created = await anext(stream)
+    assert created.type == "response.created"
+    await client.responses.delete(created.response.id)
+    async with asyncio.timeout(2):
+        rest = [event.type async for event in stream]
+    assert "response.completed" not in rest
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(created.response.id)
+    free = await client.responses.create(model=MODEL, input="1+1", conversation=conversation.id)
+    assert "in 1 turns" in free.output_text
+
+
 async def test_it_is_queued_then_polled_to_its_end(sandbox: Sandbox, client: AsyncOpenAI) -> None:
     await sandbox.admin("POST", "pace", {"tokens_per_second": 50})
     made = await client.responses.create(model=MODEL, input=ASK, background=True)

@@ -88,8 +88,9 @@ async def test_a_function_that_is_not_named_is_not_called(client: AsyncOpenAI) -
     assert "What is 2 + 3?" in made.output_text
 
 
-async def test_an_unanswered_call_bricks_its_conversation_until_it_is_answered(
-    client: AsyncOpenAI,
+@pytest.mark.parametrize("remedy", ["delete", "answer"])
+async def test_an_unanswered_call_bricks_its_conversation_until_it_is_gone_or_answered(
+    client: AsyncOpenAI, remedy: str
 ) -> None:
     conversation = await client.conversations.create()
     made = await client.responses.create(
@@ -103,10 +104,13 @@ async def test_an_unanswered_call_bricks_its_conversation_until_it_is_answered(
         )
     assert f"No tool output found for function call {call.call_id}." in caught.value.message
     assert call.id is not None
-    await client.conversations.items.delete(call.id, conversation_id=conversation.id)
-    healed = await client.responses.create(
-        model=MODEL, input="never mind: 1 + 1", conversation=conversation.id
-    )
+    given: Any = [{"role": "user", "content": "never mind: 1 + 1"}]
+    if remedy == "delete":
+        await client.conversations.items.delete(call.id, conversation_id=conversation.id)
+    else:
+        output = {"type": "function_call_output", "call_id": call.call_id, "output": "too late"}
+        given = [output, *given]
+    healed = await client.responses.create(model=MODEL, input=given, conversation=conversation.id)
     assert "1 + 1" in healed.output_text
 
 

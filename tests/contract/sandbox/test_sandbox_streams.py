@@ -58,6 +58,15 @@ async def test_usage_is_detailed_and_adds_up(client: AsyncOpenAI) -> None:
     assert made.usage.output_tokens_details.reasoning_tokens == 0
 
 
+async def test_an_input_is_counted_without_being_answered(
+    sandbox: Sandbox, client: AsyncOpenAI
+) -> None:
+    short = await client.responses.input_tokens.count(model=MODEL, input=ASK)
+    long = await client.responses.input_tokens.count(model=MODEL, input=ASK * 2)
+    assert 0 < short.input_tokens < long.input_tokens
+    assert (await sandbox.stats())["generations"] == 0
+
+
 async def test_the_wire_has_no_ids_and_repeats_the_type(sandbox: Sandbox) -> None:
     reading = await sandbox.read(model=MODEL, input=ASK, stream=True)
     assert reading.content_type.startswith("text/event-stream")
@@ -152,8 +161,9 @@ async def test_a_response_continues_another_and_remembers(client: AsyncOpenAI) -
     assert second.previous_response_id == first.id
     assert ASK in second.output_text
     assert "in 3 turns" in second.output_text
-    given = [item async for item in await client.responses.input_items.list(second.id)]
-    assert len(given) == 3
+    pages = client.responses.input_items.list(second.id, limit=2, order="asc")
+    given = [item async for item in pages]
+    assert [item.role for item in given] == ["user", "assistant", "user"]  # type: ignore[union-attr]
 
 
 async def test_the_stream_closes_by_itself_for_a_plain_reader(sandbox: Sandbox) -> None:

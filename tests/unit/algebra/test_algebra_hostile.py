@@ -70,6 +70,36 @@ def test_explosions_are_refused_before_they_are_computed(attack: Callable[[], ob
     assert time.monotonic() - began < SOON_S
 
 
+@pytest.mark.parametrize(
+    ("power", "is_small"),
+    [
+        ("2^1999", True),
+        ("2^2001", False),
+        ("3^1999", False),
+        ("4^(1999/2)", True),
+        ("(1/2)^1999", True),
+        ("(1/2)^2001", False),
+        ("(-1)^(10^30)", True),
+        ("0^(10^30)", True),
+    ],
+)
+def test_a_power_is_judged_by_the_size_of_its_value(power: str, *, is_small: bool) -> None:
+    if is_small:
+        assert evaluate(power).is_number
+        return
+    with pytest.raises(algebra.TooComplexError):
+        evaluate(power)
+
+
+@pytest.mark.parametrize(
+    "statement", ["sin(π + 1) = 2^99/ln(-1)", "(tan(10) + 1)^60 = 2", "(0.1 + π)^(-59.9) = π"]
+)
+def test_what_is_plainly_false_needs_no_proof(workshop: Workshop, statement: str) -> None:
+    result = workshop.run(Task("check_equation", (statement,)))
+    assert isinstance(result, algebra.EquationCheck)
+    assert not result.holds
+
+
 def test_what_slips_through_all_bounds_is_killed_at_its_deadline(workshop: Workshop) -> None:
     began = time.monotonic()
     with pytest.raises(DeadlineError):

@@ -44,6 +44,8 @@ def plain(text: str) -> str:
         ("1/2x", "1/2 × x"),  # noqa: RUF001
         ("π r^2", "πr^2"),
         ("xy", "xy"),
+        ("p i", "p × i"),  # noqa: RUF001
+        ("2 e x p", "2ex × p"),  # noqa: RUF001
         ("e^x ln(x)", "e^x × ln(x)"),  # noqa: RUF001
         (".5 + 0.25", ".5 + 0.25"),
     ],
@@ -62,6 +64,8 @@ def test_school_notation_is_read_and_written_back(text: str, expected: str) -> N
         ("(1/2)^2", "\\left(\\frac{1}{2}\\right)^{2}"),
         ("abs(x)", "\\left|x\\right|"),
         ("asin(x)", "\\arcsin(x)"),
+        ("2πx", "2 \\pi x"),
+        ("e x p", "e x p"),
         ("\\sqrt[3]{8}", "\\sqrt[3]{8}"),
     ],
 )
