@@ -11,7 +11,18 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import assistants, events, health, me, messages, problems, runs, schemas, sessions
+from app.api import (
+    assistants,
+    documents,
+    events,
+    health,
+    me,
+    messages,
+    problems,
+    runs,
+    schemas,
+    sessions,
+)
 from app.api.middleware import EdgeMiddleware
 from app.container import api_services, configure_logs
 from app.settings import Settings, load
@@ -53,6 +64,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for module in (me, assistants, sessions, messages, runs, events, health):
         app.include_router(module.router)
+    documents.install(app)
+    app.add_middleware(
+        EdgeMiddleware, max_body_bytes=chosen.max_body_bytes, on_fault=problems.fault
+    )
     if chosen.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -62,7 +77,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             expose_headers=["Location", "Retry-After", "X-Request-ID"],
             max_age=600,
         )
-    app.add_middleware(EdgeMiddleware, max_body_bytes=chosen.max_body_bytes)
     return app
 
 

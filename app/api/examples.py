@@ -80,6 +80,15 @@ RUN: Final[Example] = {
     "expires_at": None,
     "ended_at": _LATER,
 }
+RUN_QUEUED: Final[Example] = {
+    **RUN,
+    "status": "queued",
+    "attempts": 0,
+    "output_message_id": None,
+    "usage": None,
+    "started_at": None,
+    "ended_at": None,
+}
 USER: Final[Example] = {
     "id": "user_2f6b8d10c4e7a935",
     "object": "user",
@@ -105,3 +114,14 @@ EVENTS: Final = (
     f'"message_id":"{_ANSWER}","run_id":"{_RUN}","part":0,"text":"x = "}}\n\n'
     'event: done\ndata: {"type":"done"}\n\n'
 )
+
+
+def listing(item: Example) -> Example:
+    """Return a page that holds one item, the last."""
+    return {
+        "object": "list",
+        "data": [item],
+        "first_id": item["id"],
+        "last_id": item["id"],
+        "has_more": False,
+    }

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.api.middleware import request_id_of
 from app.api.stream import come_back
@@ -185,8 +186,10 @@ def _message(item: Mapping[str, Any]) -> str:
     return str(item["msg"]).removeprefix("Value error, ")
 
 
-async def _internal_error(request: Request, _error: Exception) -> Response:
-    return problem(request, 500, "internal_error", "Something went wrong on our side.")
+async def fault(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer that it is our fault."""
+    detail = "Something went wrong on our side."
+    await problem(Request(scope), 500, "internal_error", detail)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
@@ -194,4 +197,3 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.DomainError, _domain_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(Exception, _internal_error)

@@ -172,7 +172,6 @@ class RunCreate(_In):
 class UserOut(BaseModel):
     """Who the caller is, what the caller may have at once, and what is left of it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.USER]})
     id: str
     object: Literal["user"]
     subject: str
@@ -185,7 +184,6 @@ class UserOut(BaseModel):
 class AssistantOut(BaseModel):
     """A tutor. `instructions`, `tools` and `tool_resources` need scope `assistants:write`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.ASSISTANT]})
     id: str
     object: Literal["assistant"]
     name: str | None
@@ -206,7 +204,6 @@ class AssistantOut(BaseModel):
 class SessionOut(BaseModel):
     """A tutoring session."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.SESSION]})
     id: str
     object: Literal["session"]
     assistant_id: str
@@ -230,7 +227,6 @@ class PartOut(BaseModel):
 class MessageOut(BaseModel):
     """One turn of the conversation."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.MESSAGE]})
     id: str
     object: Literal["message"]
     session_id: str
@@ -268,7 +264,6 @@ class IncompleteOut(BaseModel):
 class RunOut(BaseModel):
     """A run. Poll until it ends, wait for it, or follow its events."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.RUN]})
     id: str
     object: Literal["run"]
     session_id: str
@@ -300,7 +295,6 @@ class PostedOut(BaseModel):
 class TicketOut(BaseModel):
     """A ticket for `?ticket=` of this session's event streams."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.TICKET]})
     ticket: str
     expires_at: datetime = Field(description="First use until then; later ones until the token's.")
 

@@ -1,6 +1,7 @@
 """Housekeeping that any worker does now and then: delete upstream, purge, prune."""
 
 import logging
+import random
 from datetime import timedelta
 from typing import Final
 
@@ -10,6 +11,8 @@ from app.ports import Database, Upstream
 log = logging.getLogger(__name__)
 
 BATCH: Final = 50
+MAX_FAILURES: Final = 3
+"""After so many the upstream is taken to be away; the next sweep tries again."""
 
 
 class UpkeepService:
@@ -23,13 +26,19 @@ class UpkeepService:
     async def sweep(self) -> None:
         """Delete unused upstream threads, then the rows of deleted sessions, then old deltas."""
         async with self._database.transaction() as uow:
-            threads = await uow.upkeep.threads_to_delete(BATCH)
+            threads = list(await uow.upkeep.threads_to_delete(BATCH))
+        # Those that can't be deleted must not come first for ever.
+        random.shuffle(threads)
+        failures = 0
         for thread_id in threads:
             try:
                 await self._upstream.delete_thread(thread_id)
             except UpstreamError as error:
                 log.warning("an upstream thread can't be deleted yet: %s", error.code)
-                break
+                failures += 1
+                if failures == MAX_FAILURES:
+                    break
+                continue
             async with self._database.transaction() as uow:
                 await uow.upkeep.thread_deleted(thread_id)
         async with self._database.transaction() as uow:

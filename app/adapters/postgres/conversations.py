@@ -9,12 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
 from app.adapters.postgres.rows import AnySelect, Listing, message_of, page_of, run_of, session_of
 from app.adapters.postgres.tables import EventRow, MessageRow, RunRow, SessionRow
 from app.domain import ids
+from app.domain.errors import NotFoundError
 from app.domain.models import (
     JsonObject,
     Message,
@@ -43,11 +45,15 @@ _ADMISSION = """
 SELECT
     (SELECT count(*) FROM runs WHERE session_id = $1 AND status = 'queued'),
     (SELECT id FROM runs WHERE session_id = $1 AND status = 'queued' ORDER BY seq LIMIT 1),
-    (SELECT count(*) FROM runs WHERE user_id = $2 AND status = 'queued'),
+    (SELECT count(*) FROM runs r JOIN sessions s ON s.id = r.session_id
+     WHERE r.user_id = $2 AND r.status = 'queued' AND s.deleted_at IS NULL),
     a.version, v.config ->> 'model'
 FROM assistants a JOIN assistant_versions v ON v.assistant_id = a.id AND v.version = a.version
 WHERE a.id = $3
 """
+
+# Posts of one user wait for each other here: each counts those before it.
+_LOCK_USER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
 
 _TURNS = """
 SELECT * FROM messages
@@ -66,8 +72,12 @@ class PostgresSessions:
     async def add(
         self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
     ) -> TutoringSession:
-        """Open a session."""
-        result = await self._connection.execute(
+        """Open a session.
+
+        Raises:
+            NotFoundError: The assistant was deleted a moment ago.
+        """
+        opened = (
             insert(SessionRow)
             .values(
                 id=ids.new_id(ids.SESSION),
@@ -79,6 +89,10 @@ class PostgresSessions:
             )
             .returning(SessionRow)
         )
+        try:
+            result = await self._connection.execute(opened)
+        except IntegrityError:
+            raise NotFoundError("There is no such assistant.") from None
         return session_of(result.mappings().one())
 
     async def get(
@@ -226,6 +240,7 @@ class PostgresRuns:
 
     async def admission(self, session: TutoringSession) -> Admission:
         """Return what decides whether, and how, the session gets another run."""
+        await self._driver.execute(_LOCK_USER, session.user_id)
         row = await self._driver.fetchrow(
             _ADMISSION, session.id, session.user_id, session.assistant_id
         )

@@ -59,7 +59,11 @@ class PostgresUsers:
         return await self._driver.fetchval(_QUEUED_RUNS, user_id) or 0
 
 
-_QUEUED_RUNS = "SELECT count(*) FROM runs WHERE user_id = $1 AND status = 'queued'"
+# A deleted session's runs wait for nothing but their purge.
+_QUEUED_RUNS = """
+SELECT count(*) FROM runs r JOIN sessions s ON s.id = r.session_id
+WHERE r.user_id = $1 AND r.status = 'queued' AND s.deleted_at IS NULL
+"""
 
 
 def _assistants(tenant: str | None) -> AnySelect:
@@ -90,7 +94,9 @@ class PostgresAssistants:
         """Return one that the tenant may use."""
         query = _assistants(tenant).where(AssistantRow.id == assistant_id)
         if for_update:
-            query = query.with_for_update(of=AssistantRow)
+            # Locked first: one statement would join the new row to the old version, or to none.
+            row_alone = select(AssistantRow.id).where(AssistantRow.id == assistant_id)
+            await self._connection.execute(row_alone.with_for_update())
         row = (await self._connection.execute(query)).mappings().first()
         return None if row is None else assistant_of(row)
 
@@ -152,11 +158,9 @@ class PostgresAssistants:
 
     async def remove(self, assistant: Assistant) -> None:
         """Archive it; delete it if nothing ever used it."""
-        used = exists().where(
-            or_(
-                exists().where(SessionRow.assistant_id == assistant.id),
-                exists().where(RunRow.assistant_id == assistant.id),
-            )
+        used = or_(
+            exists().where(SessionRow.assistant_id == assistant.id),
+            exists().where(RunRow.assistant_id == assistant.id),
         )
         archived = (
             update(AssistantRow)
