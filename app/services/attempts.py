@@ -18,7 +18,7 @@ from app.domain.errors import (
     UpstreamError,
 )
 from app.domain.events import StepChanged
-from app.domain.models import AssistantConfig, RunStatus
+from app.domain.models import AssistantConfig, RunStatus, Usage
 from app.ports import (
     Claim,
     Database,
@@ -37,7 +37,7 @@ from app.services.publisher import RunLog
 BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 15.0
 MAX_LOST_THREADS: Final = 3
-MAX_ASKS: Final = 7
+MAX_ASKED: Final = 7
 """How often the upstream is asked what became of a generation: with the backoff, half a minute."""
 AWAY_RETRY_S: Final = 0.5
 
@@ -95,6 +95,10 @@ class Attempts:
     counter: AttemptCounter
     in_doubt: bool = False
     """Whether the thread may hold, or still get, a turn whose end was not seen."""
+    spent: Usage | None = None
+    """What attempts cost that failed and were repeated, as far as the upstream told."""
+    _is_unaccounted: bool = False
+    """Whether a generation may still go on although the upstream did not know of it."""
     _response_id: str | None = None
     _delay_s: float = BACKOFF_S
     _lost_threads: int = 0
@@ -109,10 +113,11 @@ class Attempts:
         if self.claim.is_takeover:
             self._response_id = self.claim.response_id
             ended = await self._recover()
-            if ended is not None:
+            if ended is not None and not self._may_pass(ended):
                 return ended
             if not self.counter.has_more:
                 raise UpstreamError(code="upstream_interrupted")
+            self._is_unaccounted = ended is None
             await self._repeat("resumed")
         while True:
             try:
@@ -128,7 +133,8 @@ class Attempts:
         if isinstance(error, ThreadBusyError):
             # Nothing was generated: waiting costs time and no attempt.
             await self._wait(error)
-            return None
+            # It may be held by what was taken for lost: its answer is ours.
+            return await self._recover() if self._is_unaccounted else None
         if isinstance(error, ThreadLostError):
             self.conversation.forget_thread()
             self._lost_threads += 1
@@ -138,7 +144,10 @@ class Attempts:
         if error.generated:
             ended = await self._recover()
             if ended is not None:
-                return ended
+                if not self._may_pass(ended):
+                    return ended
+                error = _failed(ended)
+            self._is_unaccounted = ended is None
         if not error.retryable or not self.counter.has_more:
             raise error
         await self._wait(error)
@@ -156,6 +165,7 @@ class Attempts:
 
     async def _repeat(self, reason: str) -> None:
         await self.counter.count()
+        self._response_id = None
         self.answer.withdraw(reason)
 
     async def _once(self) -> Ended:
@@ -185,36 +195,54 @@ class Attempts:
 
     def _checked(self, ended: Ended) -> Ended:
         """Let a failure that may pass be tried again."""
-        if ended.status is RunStatus.FAILED and ended.retryable and self.counter.has_more:
-            self.conversation.forget_thread()
-            raise UpstreamError(code=ended.error_code, retryable=True)
+        if self._may_pass(ended):
+            raise _failed(ended)
         return ended
 
+    def _may_pass(self, ended: Ended) -> bool:
+        """Tell whether another attempt is due; its thread is a new one."""
+        if ended.status is not RunStatus.FAILED or not ended.retryable:
+            return False
+        if self.counter.has_more:
+            self.conversation.forget_thread()
+            self.spent = total(self.spent, ended.usage)
+        return self.counter.has_more
+
     async def _recover(self) -> Ended | None:
-        """Ask what became of the last generation; None when it has to be repeated."""
+        """Ask what became of the last generation; None when it has to be repeated.
+
+        Raises:
+            UpstreamError: The upstream does not say, asked more than once.
+        """
         self.in_doubt = True
-        for asks_left in reversed(range(MAX_ASKS)):
+        ended = None
+        for asked in range(1, MAX_ASKED + 1):
+            thread = self.conversation.thread
             try:
-                ended = await self._outcome()
+                ended = await self.upstream.outcome(
+                    response_id=self._response_id,
+                    thread_id=thread.thread_id if thread else None,
+                    tail=thread.tail if thread else None,
+                )
+            except ThreadLostError:
+                # Gone, or left with half a turn: a new thread is filled from the transcript.
+                self.conversation.forget_thread()
             except UpstreamError as error:
-                # What cut the answer off may well refuse this question, too, for a while.
-                if not error.retryable or not asks_left:
+                # It may be away for a moment, and the answer be there when it is back.
+                if asked == MAX_ASKED or not error.retryable:
                     raise
                 await self._wait(error)
-            else:
-                self.in_doubt = False
-                return ended
-        return None
+                continue
+            break
+        self.in_doubt = False
+        return ended
 
-    async def _outcome(self) -> Ended | None:
-        thread = self.conversation.thread
-        try:
-            return await self.upstream.outcome(
-                response_id=self._response_id,
-                thread_id=thread.thread_id if thread else None,
-                tail=thread.tail if thread else None,
-            )
-        except ThreadLostError:
-            # Gone, or left with half a turn: a new thread is filled from the transcript.
-            self.conversation.forget_thread()
-            return None
+
+def _failed(ended: Ended) -> UpstreamError:
+    return UpstreamError(code=ended.error_code, retryable=True)
+
+
+def total(*usages: Usage | None) -> Usage | None:
+    """Add up what is known; None if nothing is."""
+    known = [usage for usage in usages if usage is not None]
+    return sum(known[1:], known[0]) if known else None

@@ -17,11 +17,10 @@ from app.domain.models import (
     MessageStatus,
     Run,
     RunStatus,
-    Usage,
 )
 from app.ports import Claim, Database, Ended, ThreadMark, Upstream
 from app.services.answer import Answer
-from app.services.attempts import AttemptCounter, Attempts
+from app.services.attempts import AttemptCounter, Attempts, total
 from app.services.conversation import Conversation
 from app.services.publisher import Publisher
 
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 AWAY_RETRY_S: Final = 0.5
 CACHED_CONFIGS: Final = 200
 
+_CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
+"""Ends whose account holds less than was said: what was shown stays."""
 EXPIRED: Final = Failure("run_timeout", "The answer took too long.")
 UNANSWERED: Final = "The tutor could not answer."
 INTERNAL: Final = Failure("internal_error", "Something went wrong on our side.")
@@ -174,7 +175,7 @@ class Executor:
         """Write the end: the message first, then the run, then what the thread holds."""
         run, ended, answer = work.claim.run, outcome.ended, work.answer
         drafts: list[Draft] = []
-        if ended is not None:
+        if ended is not None and ended.status not in _CUT_SHORT:
             answer.agree(ended.content)
         if outcome.status is not RunStatus.REQUIRES_ACTION:
             is_whole = outcome.status is RunStatus.COMPLETED
@@ -187,7 +188,7 @@ class Executor:
             output_message_id=answer.message_id,
             last_error=outcome.error,
             incomplete_reason=ended.incomplete_reason if ended else None,
-            usage=_sum(run.usage, ended.usage if ended else None),
+            usage=total(run.usage, work.spent, ended.usage if ended else None),
             tool_calls=ended.tool_calls if ended else (),
         )
         work.log.append(*drafts, RunChanged(settled))
@@ -207,7 +208,3 @@ def _judge(ended: Ended) -> _Outcome:
     # The upstream keeps a turn only once it is complete.
     sound = ended.status is RunStatus.COMPLETED
     return _Outcome(ended.status, error, ended, is_thread_sound=sound)
-
-
-def _sum(before: Usage | None, now: Usage | None) -> Usage | None:
-    return before + now if before and now else now or before

@@ -17,7 +17,7 @@ from app.ports import Ended, Started, Step, TextDelta, UpstreamEvent
 TEXT_DELTA: Final = "response.output_text.delta"
 REFUSAL_DELTA: Final = "response.refusal.delta"
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What reading data of any other shape raises."""
 _STEP: Final = re.compile(r"response\.(\w+)_call\.(in_progress|completed|failed)")
 _ITEM_STATUSES: Final = {
@@ -38,6 +38,7 @@ class ResponseDecoder:
     def __init__(self) -> None:
         self._parts: dict[tuple[Any, Any], int] = {}
         self._last = -1
+        self._last_type: str = ""
 
     def decode(self, data: bytes) -> Iterator[UpstreamEvent | Ended]:
         """Yield what an event means, `Ended` last.
@@ -69,11 +70,15 @@ class ResponseDecoder:
     def _is_repeated(self, event: dict[str, Any]) -> bool:
         """Drop what comes twice or late; the final account makes up for what is dropped."""
         number = event.get("sequence_number")
+        type_: str = event["type"]
         if not isinstance(number, int):
             return False
-        if number <= self._last and event["type"] not in ENDS:
+        # Two events of one number, but of different types, are not the same one twice.
+        is_late = number < self._last or (number == self._last and type_ == self._last_type)
+        if is_late and type_ not in ENDS:
             return True
         self._last = number
+        self._last_type = type_
         return False
 
     def _part(self, event: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ Those may hold the student's text, or a part of the key.
 from datetime import timedelta
 from typing import Any, Final
 
+import aiohttp
 import httpx2
 import openai
 
@@ -17,6 +18,8 @@ from app.domain.errors import (
 )
 
 MAX_RETRY_AFTER: Final = timedelta(minutes=10)
+
+_NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 _WORDS: Final = {
     "context_too_long": "The conversation has become too long for the tutor.",
@@ -54,13 +57,19 @@ def interrupted(code: str = "upstream_interrupted") -> UpstreamInterruptedError:
     return UpstreamInterruptedError(_WORDS[code], code=code)
 
 
-def translate(error: openai.OpenAIError | httpx2.HTTPError | TimeoutError) -> UpstreamError:
+def translate(
+    error: openai.OpenAIError | httpx2.HTTPError | aiohttp.ClientError | TimeoutError,
+) -> UpstreamError:
     """Return the domain error for a vendor's."""
     if isinstance(error, openai.APIStatusError):
         return _of_status(error)
     cause = error.__cause__ or error
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return failure("upstream_unavailable", retryable=True)
+        origin = cause.__cause__
+        if origin is None or isinstance(origin, _NEVER_CONNECTED):
+            return failure("upstream_unavailable", retryable=True)
+        # The transport says the same of a connection that is lost once the request was sent.
+        return interrupted()
     if isinstance(error, openai.APITimeoutError | httpx2.TimeoutException | TimeoutError):
         return interrupted("upstream_timeout")
     if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):

@@ -6,7 +6,7 @@ which stand in students' words.
 
 from typing import Final
 
-from app.domain.errors import UpstreamInterruptedError
+from app.adapters.responses.errors import interrupted
 
 MAX_EVENT_BYTES: Final = 8 << 20
 
@@ -15,7 +15,8 @@ class EventDecoder:
     """Collects chunks, however they are cut, into the data of whole events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._rest_size = 0
         self._data: list[bytes] = []
         self._size = 0
 
@@ -25,13 +26,21 @@ class EventDecoder:
         Raises:
             UpstreamInterruptedError: An event is larger than anything that we would store.
         """
-        buffered = self._rest + chunk if self._rest else chunk
+        if self._rest:
+            self._rest.append(chunk)
+            self._rest_size += len(chunk)
+            if b"\n" not in chunk and b"\r" not in self._rest[-2][-1:] + chunk:
+                # Inside a line: joining it at every chunk would cost its square.
+                self._refuse_huge()
+                return []
+            chunk = b"".join(self._rest)
         # A CR at the very end may be half of a CRLF.
-        whole = not buffered.endswith(b"\r") and buffered.endswith(b"\n")
-        lines = buffered.splitlines(keepends=not whole)
-        self._rest = b""
+        whole = not chunk.endswith(b"\r") and chunk.endswith(b"\n")
+        lines = chunk.splitlines(keepends=not whole)
+        self._rest, self._rest_size = [], 0
         if not whole and lines:
-            self._rest = lines.pop()
+            self._rest = [lines.pop()]
+            self._rest_size = len(self._rest[0])
             lines = [line.rstrip(b"\r\n") for line in lines]
         events: list[bytes] = []
         for line in lines:
@@ -42,6 +51,9 @@ class EventDecoder:
             elif not line and self._data:
                 events.append(b"\n".join(self._data))
                 self._data, self._size = [], 0
-        if self._size + len(self._rest) > MAX_EVENT_BYTES:
-            raise UpstreamInterruptedError(code="upstream_garbage")
+        self._refuse_huge()
         return events
+
+    def _refuse_huge(self) -> None:
+        if self._size + self._rest_size > MAX_EVENT_BYTES:
+            raise interrupted("upstream_garbage")

@@ -14,16 +14,17 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+import aiohttp
 import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
 from app.adapters.responses import decode
-from app.adapters.responses.errors import failure, interrupted, translate
+from app.adapters.responses.errors import interrupted, translate
 from app.adapters.responses.sse import EventDecoder
 from app.domain.errors import ThreadLostError, UpstreamError
 from app.domain.models import Role, RunStatus
@@ -37,6 +38,8 @@ POLL_S: Final = 0.5
 PATIENCE_STEP_S: Final = 0.5
 """The idle timeout is moved on at most this often: a timer for each token costs too much."""
 LISTED: Final = 100
+_UNKNOWN: Final = frozenset({"upstream_not_found", "upstream_rejected"})
+_GONE: Final = frozenset({"upstream_not_found", ThreadLostError.code})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +82,58 @@ class ResponsesUpstream:
     async def open_thread(self, turns: Sequence[Turn]) -> Thread | None:
         """Open a conversation that holds `turns`; None where the upstream has none."""
         items = [_item(turn) for turn in turns]
-        try:
-            created = await self._call("post", "/conversations", {"items": items[:ITEMS_A_CALL]})
-        except (ThreadLostError, UpstreamError) as error:
-            if error.code in {"upstream_not_found", ThreadLostError.code}:
-                return None
-            raise
-        thread_id: str = created["id"]
+        with _translated():
+            try:
+                made = await self._call("post", "/conversations", {"items": items[:ITEMS_A_CALL]})
+            except UpstreamError as error:
+                if error.code in _GONE:
+                    return None
+                raise
+            thread_id: str = made["id"]
+            try:
+                tail = await self._fill(thread_id, items)
+            except UpstreamError:
+                # Nobody knows of it yet, so nobody else would ever delete it.
+                with suppress(UpstreamError):
+                    await self.delete_thread(thread_id)
+                raise
+        return Thread(thread_id, 0, tail)
+
+    async def _fill(self, thread_id: str, items: Sequence[dict[str, Any]]) -> str | None:
+        """Add what the first call had no room for; return the newest item's id."""
         path = f"/conversations/{thread_id}/items"
         for start in range(ITEMS_A_CALL, len(items), ITEMS_A_CALL):
             await self._call("post", path, {"items": items[start : start + ITEMS_A_CALL]})
-        tail = None
-        if items:
+        if not items:
+            return None
+        with _translated():
             newest = await self._call("get", path, query={"limit": 1, "order": "desc"})
-            tail = newest["data"][0]["id"]
-        return Thread(thread_id, 0, tail)
+            tail: str = newest["data"][0]["id"]
+        return tail
 
     async def delete_thread(self, thread_id: str) -> None:
         """Delete it and what it holds; one that is gone already is fine."""
         path = f"/conversations/{thread_id}"
+        seen: list[dict[str, Any]] = []
+        with _translated():
+            try:
+                # Deleting a conversation keeps its items. A list that does not get shorter is
+                # not worth reading for ever.
+                while (items := await self._items(thread_id, after=None)) and items != seen:
+                    for item in items:
+                        await self._delete(f"{path}/items/{item['id']}")
+                    seen = items
+            except ThreadLostError:
+                return
+            await self._delete(path)
+
+    async def _delete(self, path: str) -> None:
         try:
-            # Deleting a conversation keeps its items.
-            while items := (await self._items(thread_id, after=None)):
-                for item in items:
-                    await self._call("delete", f"{path}/items/{item['id']}")
             await self._call("delete", path)
-        except ThreadLostError:
-            return
+        except UpstreamError as error:
+            # Another worker may be at it too.
+            if error.code not in _GONE:
+                raise
 
     async def _items(self, thread_id: str, *, after: str | None) -> list[dict[str, Any]]:
         query = {"limit": LISTED, "order": "asc"} | ({"after": after} if after else {})
@@ -151,7 +179,7 @@ class ResponsesUpstream:
             now = clock()
             if now - moved > PATIENCE_STEP_S:
                 moved = now
-                limit.reschedule(now + self._config.idle_s)
+                limit.reschedule(now + PATIENCE_STEP_S + self._config.idle_s)
             for data in events.feed(chunk):
                 for event in decoder.decode(data):
                     if isinstance(event, Ended):
@@ -163,19 +191,26 @@ class ResponsesUpstream:
         self, *, response_id: str | None, thread_id: str | None, tail: str | None
     ) -> Ended | None:
         """Ask what became of a generation whose end was not seen; None if nothing did."""
-        if response_id is not None:
-            ended = await self._response_outcome(response_id)
-            if ended is not None:
-                return ended
-        if thread_id is None:
-            return None
-        items = await self._items(thread_id, after=tail)
-        if not items:
-            return None
-        content = decode.parts(items)
-        if not content or decode.tool_calls(items):
-            raise ThreadLostError
-        return Ended(RunStatus.COMPLETED, content, usage=None, tail=items[-1]["id"])
+        with _translated():
+            if response_id is not None:
+                ended = await self._response_outcome(response_id)
+                if ended is not None:
+                    return ended
+            if thread_id is None:
+                return None
+            try:
+                items = await self._items(thread_id, after=tail)
+            except UpstreamError as error:
+                if error.code in _UNKNOWN:
+                    # The tail is not there any more: what stands in its place can't be told.
+                    raise ThreadLostError from None
+                raise
+            if not items:
+                return None
+            content = decode.parts(items)
+            if not content or decode.tool_calls(items):
+                raise ThreadLostError
+            return Ended(RunStatus.COMPLETED, content, usage=None, tail=items[-1]["id"])
 
     async def _response_outcome(self, response_id: str) -> Ended | None:
         while True:
@@ -183,12 +218,11 @@ class ResponsesUpstream:
                 response = await self._call("get", f"/responses/{response_id}")
             except UpstreamError as error:
                 # A foreground response is gone with its socket.
-                if error.code in {"upstream_not_found", "upstream_rejected"}:
+                if error.code in _UNKNOWN:
                     return None
                 raise
-            if response.get("status") not in {"queued", "in_progress"}:
-                with _translated():
-                    return decode.ended(response)
+            if response["status"] not in {"queued", "in_progress"}:
+                return decode.ended(response)
             await asyncio.sleep(POLL_S)
 
     # ------------------------------------------------------------ calls
@@ -210,8 +244,8 @@ class ResponsesUpstream:
                 call = cast("_Call", getattr(self._client, method))
                 response = await call(path, **arguments)
                 found: Any = json.loads(response.content)
-        if not isinstance(found, dict):
-            raise failure("upstream_garbage")
+            if not isinstance(found, dict):
+                raise TypeError
         return cast("dict[str, Any]", found)
 
 
@@ -219,7 +253,12 @@ class ResponsesUpstream:
 def _translated() -> Generator[None]:
     try:
         yield
-    except (openai.OpenAIError, httpx2.HTTPError, TimeoutError) as error:
+    except openai.InternalServerError as error:
+        # A gateway may say so of a generation that goes on behind it.
+        failed = translate(error)
+        failed.generated = True
+        raise failed from None
+    except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError) as error:
         raise translate(error) from None
     except decode.UNREADABLE:
         raise interrupted("upstream_garbage") from None
