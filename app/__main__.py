@@ -2,14 +2,18 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 import uvicorn
 
 from app.container import (
+    api_services,
     check_api,
     configure_logs,
     local_defaults,
@@ -55,13 +59,19 @@ def _server(settings: Settings) -> _Server:
     return _Server(config)
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 def _on_signals(act: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in STOP_SIGNALS:
         loop.add_signal_handler(name, act)
 
 
 async def _serve_api(settings: Settings) -> int:
+    async with api_services(settings) as services:
+        # Refused here in words; in the lifespan uvicorn would print a traceback.
+        await services.health.ready()
     server = _server(settings)
 
     def stop() -> None:
@@ -82,7 +92,7 @@ async def _serve_worker(settings: Settings) -> int:
     return 0
 
 
-async def _serve_all(settings: Settings) -> int:
+async def _serve_all(settings: Settings, stopped_early: threading.Event) -> int:
     server = _server(settings)
     async with worker_services(settings) as services:
         worker = Worker(
@@ -94,6 +104,8 @@ async def _serve_all(settings: Settings) -> int:
             worker.stop()
 
         _on_signals(stop)
+        if stopped_early.is_set():
+            return 0
         working = asyncio.create_task(worker.run(), name="worker")
         working.add_done_callback(lambda _: stop())
         await server.serve()
@@ -117,12 +129,26 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 def _serve(settings: Settings) -> int:
+    stopped = threading.Event()
+
+    def hold(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    def hold_signals() -> None:
+        # A start or a stop that is cut short would leave Postgres and the sandbox behind.
+        for name in STOP_SIGNALS:
+            signal.signal(name, hold)
+
+    hold_signals()
     with ExitStack() as stack:
         configure_logs(settings.log_level)
         whole = stack.enter_context(local_defaults(settings))
+        stack.callback(hold_signals)
+        if stopped.is_set():
+            return 0
         migrate(whole)
         _greet(whole, is_sandbox=settings.openai_api_key is None)
-        return _run(_serve_all, whole)
+        return _run(lambda found: _serve_all(found, stopped), whole)
 
 
 GREETING = """
@@ -165,6 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     sandbox.add_argument("--host", default="127.0.0.1")
     sandbox.add_argument("--port", type=int, default=8001)
     sandbox.add_argument("--tokens-per-second", type=float, default=40.0)
+    sandbox.add_argument(
+        "--until-eof", action="store_true", help="stop when standard input is closed"
+    )
     token = commands.add_parser("token", help="print a token signed with the configured secret")
     token.add_argument("--user", required=True)
     token.add_argument("--scope", default="")
@@ -177,8 +206,15 @@ def _sandbox(arguments: argparse.Namespace) -> int:
     from app.sandbox.server import run  # noqa: PLC0415 - and only needed here
 
     pace = SandboxConfig(tokens_per_second=arguments.tokens_per_second)
+    if arguments.until_eof:
+        threading.Thread(target=_stop_at_eof, name="until-eof", daemon=True).start()
     run(arguments.host, arguments.port, pace)
     return 0
+
+
+def _stop_at_eof() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _dispatch(arguments: argparse.Namespace) -> int:

@@ -24,9 +24,12 @@ def sandbox_process() -> Generator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "app", "sandbox", "--port", str(port)]
-    # A process group of its own: a Ctrl-C at the terminal ends it after us, not before.
-    with subprocess.Popen(command, start_new_session=True) as process:  # noqa: S603 - ourselves
+    command = [sys.executable, "-m", "app", "sandbox", "--port", str(port), "--until-eof"]
+    # A process group of its own: a Ctrl-C at the terminal ends it after us, not before. Its
+    # standard input is ours to close: should we be killed, it ends all the same.
+    with subprocess.Popen(  # noqa: S603 - ourselves
+        command, stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
         try:
             _await_health(f"http://127.0.0.1:{port}/healthz", process)
             yield f"http://127.0.0.1:{port}/v1"

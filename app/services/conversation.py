@@ -1,23 +1,12 @@
 """What the upstream is told: the turns that its thread lacks, or a new thread with all of them."""
 
-import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from app.domain.errors import FencedError
 from app.domain.models import Message, Role
 from app.ports import Claim, Database, Thread, Turn, Upstream
-
-T = TypeVar("T")
-
-
-async def whole(work: Coroutine[Any, Any, T]) -> T:
-    """Await a transaction that goes on to its end though the waiter is cancelled.
-
-    A cancelled driver call may leave a connection in doubt, and a commit half known.
-    """
-    return await asyncio.shield(asyncio.ensure_future(work))
+from app.services.patience import patiently
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +52,14 @@ class Conversation:
         if opened is None:
             return Prepared(None, _said(everything))
         turn = history[-1].turn if history else 0
-        self.thread = Thread(opened.thread_id, turn, opened.tail)
-        if not await whole(self._record(self.thread)):
+        thread = self.thread = Thread(opened.thread_id, turn, opened.tail)
+        if not await patiently(lambda: self._record(thread)):
             raise FencedError
-        return Prepared(self.thread, _said(question))
+        return Prepared(thread, _said(question))
 
     async def _turns(self, *, after: int) -> list[Message]:
         """Return the messages after a turn up to the last question."""
-        messages = list(await whole(self._read(after)))
+        messages = list(await patiently(lambda: self._read(after)))
         while messages and messages[-1].role is Role.ASSISTANT:
             messages.pop()
         return messages

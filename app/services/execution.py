@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from app.domain.errors import FencedError, StorageUnavailableError, UpstreamError
+from app.domain.errors import FencedError, UpstreamError
 from app.domain.events import Draft, RunChanged
 from app.domain.models import (
     AssistantConfig,
@@ -22,11 +22,11 @@ from app.ports import Claim, Database, Ended, ThreadMark, Upstream
 from app.services.answer import Answer
 from app.services.attempts import AttemptCounter, Attempts, total
 from app.services.conversation import Conversation
+from app.services.patience import patiently
 from app.services.publisher import Publisher
 
 log = logging.getLogger(__name__)
 
-AWAY_RETRY_S: Final = 0.5
 CACHED_CONFIGS: Final = 200
 
 _CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
@@ -133,20 +133,18 @@ class Executor:
         config = self._configs.get(version)
         if config is not None and run.output_message_id is None:
             return None, config
-        while True:
-            try:
-                async with self._database.snapshot() as uow:
-                    shown = None
-                    if run.output_message_id is not None:
-                        shown = await uow.messages.get(run.session_id, run.output_message_id)
-                    config = await uow.assistants.config(*version)
-            except StorageUnavailableError:
-                await asyncio.sleep(AWAY_RETRY_S)
-            else:
-                break
+        shown, loaded = await patiently(lambda: self._read(run))
         if len(self._configs) >= CACHED_CONFIGS:
             self._configs.clear()
-        self._configs[version] = config
+        self._configs[version] = loaded
+        return shown, loaded
+
+    async def _read(self, run: Run) -> tuple[Message | None, AssistantConfig]:
+        async with self._database.snapshot() as uow:
+            shown = None
+            if run.output_message_id is not None:
+                shown = await uow.messages.get(run.session_id, run.output_message_id)
+            config = await uow.assistants.config(run.assistant_id, run.assistant_version)
         return shown, config
 
     async def _attend(self, execution: Execution, work: Attempts) -> _Outcome | None:

@@ -117,7 +117,12 @@ class PostgresDatabase:
                 yield uow
             try:
                 await _notify(driver, uow)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (
+                OSError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ) as error:
                 # What is written must not look unwritten, or it is written twice; a lost
                 # wake-up costs a poll's time.
                 log.warning("a wake-up was lost: %s", type(error).__name__)
@@ -192,6 +197,11 @@ def is_away(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return state in AWAY_STATES
+    # A connection that the server has just ended is for a moment in a state that the driver calls
+    # its own mistake.
     return isinstance(
-        error, asyncpg.InterfaceError | asyncpg.exceptions.ConnectionDoesNotExistError
+        error,
+        asyncpg.InterfaceError
+        | asyncpg.InternalClientError
+        | asyncpg.exceptions.ConnectionDoesNotExistError,
     )

@@ -47,6 +47,8 @@ UPDATE upstream_threads SET retired_at = now()
 WHERE session_id = ANY($1::text[]) AND retired_at IS NULL
 """
 
+_WAIT = "SELECT FROM sessions WHERE id = $1 FOR SHARE"
+
 _READ = """
 SELECT e.session_id, e.seq, e.type, e.run_id, e.data
 FROM unnest($1::text[], $2::bigint[]) AS c (session_id, after)
@@ -171,7 +173,8 @@ class PostgresEventLog:
         for statement, rows in batch.rows():
             await execute(statement, dump(rows))
         if batch.notes:
-            await execute(_NOTE, *map(list, zip(*batch.notes, strict=True)))
+            noted = [(run_id, *note) for run_id, note in batch.notes.items()]
+            await execute(_NOTE, *map(list, zip(*noted, strict=True)))
         lost = [mark["id"] for mark in batch.marks if mark["upstream_thread_id"] is None]
         if lost:
             await execute(_RETIRE, lost)
@@ -184,6 +187,9 @@ class PostgresEventLog:
         if not append.stamped:
             return False
         last = append.stamped[-1]
+        # The doubtful transaction may live on without its client, and its COMMIT come late: it
+        # holds this row until its outcome is known, and only the next statement sees that.
+        await self._driver.execute(_WAIT, last.session_id)
         found = await self._driver.fetchval(
             "SELECT data FROM events WHERE session_id = $1 AND seq = $2",
             last.session_id,
@@ -251,7 +257,8 @@ class _Batch:
         self.new_runs: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
-        self.notes: list[tuple[str, str | None, str | None]] = []
+        self.notes: dict[str, tuple[str | None, str | None]] = {}
+        """The answer's and the generation's id, by run: a run's row is updated but once."""
         self.marks: list[dict[str, Any]] = []
 
     def rows(self) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -271,7 +278,7 @@ class _Batch:
         if append.new_fence is not None:
             place.fence = append.new_fence
         if append.response_id is not None and append.run_id is not None:
-            self.notes.append((append.run_id, None, append.response_id))
+            self._note(append.run_id, response_id=append.response_id)
         for draft in append.drafts:
             place.last_seq += 1
             data = draft.stamp(place.session_id, place.last_seq, place.at)
@@ -293,12 +300,18 @@ class _Batch:
                 }
             )
 
+    def _note(
+        self, run_id: str, *, message_id: str | None = None, response_id: str | None = None
+    ) -> None:
+        before = self.notes.get(run_id, (None, None))
+        self.notes[run_id] = (message_id or before[0], response_id or before[1])
+
     def _take_message(self, draft: MessageChanged) -> None:
         message = draft.message
         if draft.is_new:
             self.new_messages.append(message_values(message))
             if message.role is Role.ASSISTANT and message.run_id is not None:
-                self.notes.append((message.run_id, message.id, None))
+                self._note(message.run_id, message_id=message.id)
             return
         self.messages.append(message_values(message))
 

@@ -61,14 +61,24 @@ class PostgresWakeUps:
         while True:
             try:
                 await self._listen_once(channel, wakes)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (
+                OSError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ) as error:
                 log.warning("listening connection lost: %s", type(error).__name__)
             # What was notified while nobody listened is unknown.
             wakes.add(None)
             await asyncio.sleep(RECONNECT.total_seconds())
 
     async def _listen_once(self, channel: Channel, wakes: "_Wakes") -> None:
-        connection = await asyncpg.connect(self._dsn, timeout=5, command_timeout=5)
+        connection = await asyncpg.connect(
+            self._dsn,
+            timeout=5,
+            command_timeout=5,
+            server_settings={"application_name": "tutor-relay"},
+        )
         try:
 
             def wake(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
