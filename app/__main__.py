@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 
+from app.api.protocol import AbortableProtocol
 from app.container import (
     api_services,
     check_api,
@@ -46,7 +47,7 @@ def _server(settings: Settings) -> _Server:
         host=settings.host,
         port=settings.port,
         loop="none",
-        http="httptools",
+        http=AbortableProtocol,
         ws="none",
         access_log=False,
         log_config=None,

@@ -152,12 +152,12 @@ class Client:
         self, path: str, *, method: str = "GET", headers: dict[str, str] | None = None, **kw: Any
     ) -> str:
         """Read a whole stream that ends by itself."""
-        text = ""
+        read = b""
         async with self.http.stream(method, path, headers=headers, **kw) as response:
             assert response.status_code == 200, await response.aread()
             async for chunk in response.aiter_bytes():
-                text += chunk.decode()
-        return text
+                read += chunk
+        return read.decode()
 
     async def close(self) -> None:
         await self.http.aclose()

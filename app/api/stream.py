@@ -12,6 +12,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.protocol import hang_up
 from app.domain.errors import StorageUnavailableError
 from app.services.streams import Stream
 
@@ -39,10 +40,14 @@ class EventStreamResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send; a reader that is gone, or does not read, costs nothing but its place."""
-        del scope
         pump = asyncio.ensure_future(self._pump(send))
         watcher = asyncio.ensure_future(_disconnected(receive))
-        self._stream.on_cut = pump.cancel
+
+        def cut() -> None:
+            hang_up(scope)
+            pump.cancel()
+
+        self._stream.on_cut = cut
         try:
             await asyncio.wait({pump, watcher}, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -173,6 +173,13 @@ class Publisher:
             await asyncio.sleep(AWAY_RETRY_S)
             try:
                 async with self._database.transaction() as uow:
-                    return [a for a in appends if not await uow.log.is_written(a)]
+                    left: list[Append] = []
+                    for append in appends:
+                        if await uow.log.is_written(append):
+                            # The wake-up went with the connection.
+                            uow.wake_readers(append.session_id)
+                        else:
+                            left.append(append)
+                    return left
             except StorageUnavailableError:
                 continue

@@ -65,8 +65,14 @@ class Relay:
                         await self._read_news(wake)
                     except StorageUnavailableError:
                         log.warning("the database is away; readers wait")
-                        await asyncio.sleep(AWAY_RETRY_S)
-                        wakes.add(None)
+                    except Exception:
+                        # Whatever it is, a process without its relay would keep its readers
+                        # waiting for good.
+                        log.exception("the log can't be read; readers wait")
+                    else:
+                        continue
+                    await asyncio.sleep(AWAY_RETRY_S)
+                    wakes.add(None)
 
     async def _read_news(self, wake: Wake) -> None:
         channels = self._channels
@@ -97,8 +103,12 @@ class Relay:
 
     def _end_all(self, session_id: str) -> None:
         channel = self._channels.get(session_id)
-        for stream in list(channel.streams) if channel else ():
+        if channel is None:
+            return
+        for stream in list(channel.streams):
             stream.end()
+        for changed in channel.watchers:
+            changed.set()
 
     async def _tick(self) -> None:
         """Once a second: keep-alives, lifetimes, readers that do not read."""
@@ -114,9 +124,6 @@ class Relay:
         self._is_closing = True
         for session_id in list(self._channels):
             self._end_all(session_id)
-        for channel in self._channels.values():
-            for changed in channel.watchers:
-                changed.set()
 
     # ------------------------------------------------------------ readers
 
@@ -153,6 +160,8 @@ class Relay:
                 if after is not None and _leads_nowhere(cursor, state):
                     preface = await _snapshot(uow, user, session)
                     cursor = session.last_seq
+            # Others may have been opened, or the process told to go, since the first look.
+            self.check_room(user)
             self._warm(channel, state.last_seq)
             return self._open(channel, user, cursor=cursor, preface=preface)
 
@@ -180,6 +189,7 @@ class Relay:
                     cursor = session.last_seq
                 elif after is not None and await _is_read(uow, run, cursor):
                     return None
+            self.check_room(user)
             self._warm(channel, state.last_seq)
             return self._open(channel, user, cursor=cursor, preface=preface, run=run)
 
@@ -265,6 +275,9 @@ class Relay:
         )
         channel.streams.add(stream)
         self._counts[user.id] += 1
+        if self._is_closing:
+            # It was on its way while the others were ended.
+            stream.end()
         return stream
 
     async def _read_on(self, channel: Channel, stream: Stream, run: Run | None) -> list[Event]:

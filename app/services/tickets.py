@@ -55,8 +55,9 @@ class TicketService:
             raise UnauthenticatedError("The ticket is not valid.")
         async with self._database.transaction() as uow:
             grant = await uow.tickets.redeem(_digest(ticket))
-        if grant is None or grant.session_id != session_id:
-            raise UnauthenticatedError("The ticket is not valid.")
+            if grant is None or grant.session_id != session_id:
+                # Inside: what was tried elsewhere must not count as the first use.
+                raise UnauthenticatedError("The ticket is not valid.")
         principal = Principal("", None, frozenset(), grant.expires_at.timestamp())
         return User(grant.user_id, principal)
 

@@ -194,6 +194,9 @@ def is_away(error: BaseException) -> bool:
         if error.connection_invalidated:
             return True
         error = error.orig or error
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        # A migration changed a table; the driver has dropped its plans, and the next try is fine.
+        return True
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return state in AWAY_STATES

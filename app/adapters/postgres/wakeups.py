@@ -77,17 +77,20 @@ class PostgresWakeUps:
             self._dsn,
             timeout=5,
             command_timeout=5,
-            server_settings={"application_name": "tutor-relay"},
+            server_settings={"application_name": "tutor-relay-listen"},
         )
         try:
 
             def wake(_connection: Any, _pid: int, _channel: str, payload: object) -> None:
                 wakes.add(str(payload).split(",") if payload else None)
 
+            is_lost = asyncio.Event()
+            connection.add_termination_listener(lambda _: is_lost.set())
             await connection.add_listener(CHANNELS[channel], wake)
             wakes.add(None)
-            while True:
-                await asyncio.sleep(HEALTH_CHECK.total_seconds())
+            while not is_lost.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(is_lost.wait(), HEALTH_CHECK.total_seconds())
                 await connection.execute("SELECT 1")
         finally:
             connection.terminate()

@@ -1,0 +1,343 @@
+"""The log: one place after the other, for whoever holds the run, and nothing twice."""
+
+import asyncio
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.postgres.wakeups import CHANNELS, MAX_PAYLOAD_BYTES, PostgresWakeUps
+from app.domain.events import Delta, RunChanged
+from app.domain.models import Part, Principal, Run, RunStatus, User
+from app.ports import Append, Cursor
+from app.services.queue import QueuePolicy, QueueService
+from app.services.relay import Relay
+from app.services.runs import OnActiveRun, Posted, RunService
+from app.services.sessions import SessionService
+from app.services.users import Limits
+from tests.conftest import NewDatabase
+from tests.stack import until
+
+LEASE = timedelta(seconds=30)
+LIMITS = Limits(message_chars=32_000, queued_runs_per_session=100, queued_runs=10_000, streams=20)
+
+
+class Desk:
+    """Services on one database, without any process beside them."""
+
+    def __init__(self, url: str, database: PostgresDatabase) -> None:
+        self.url, self.database = url, database
+        wakeups = PostgresWakeUps(url)
+        relay = Relay(database, wakeups, max_streams=20, poll=timedelta(seconds=5))
+        self.runs = RunService(database, relay, LIMITS)
+        self.sessions = SessionService(database)
+
+    async def user(self) -> User:
+        principal = Principal(f"user-{uuid.uuid4().hex}", None, frozenset(), 4e9)
+        async with self.database.transaction() as uow:
+            return User(await uow.users.resolve(principal), principal)
+
+    async def session(self, user: User | None = None) -> tuple[User, str]:
+        owner = user or await self.user()
+        async with self.database.transaction() as uow:
+            assistant = await uow.assistants.default()
+            return owner, (await uow.sessions.add(owner.id, assistant.id, None, {})).id
+
+    async def post(self, user: User, session: str, text: str = "What is 1 + 1?") -> Posted:
+        return await self.runs.post(
+            user,
+            session,
+            [Part(text)],
+            metadata={},
+            wants_run=True,
+            on_active_run=OnActiveRun.ENQUEUE,
+        )
+
+    async def waiting(self, user: User, session: str) -> Run:
+        run = (await self.post(user, session)).run
+        assert run is not None
+        return run
+
+    def queue(self, worker: str, *, lease: timedelta = LEASE) -> QueueService:
+        hour = timedelta(hours=1)
+        return QueueService(
+            self.database, worker, QueuePolicy(lease, lifetime=hour, queue_limit=hour)
+        )
+
+    async def append(self, *appends: Append) -> list[Append]:
+        async with self.database.transaction() as uow:
+            return await uow.log.append(appends)
+
+    async def append_in_vain(self, append: Append) -> None:
+        """Append, and fail before the commit."""
+        async with self.database.transaction() as uow:
+            assert not await uow.log.append([append])
+            raise ZeroDivisionError
+
+    async def events(self, session: str, after: int = 0) -> list[Any]:
+        async with self.database.autocommit() as uow:
+            return await uow.log.read([Cursor(session, after)], limit=10_000)
+
+    async def told(self, session: str) -> list[str]:
+        """Return what the deltas of a session say, in order."""
+        events = await self.events(session)
+        return [json.loads(e.data)["text"] for e in events if e.type == "message.delta"]
+
+    async def execute(self, statement: str, *arguments: Any) -> None:
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(statement, *arguments)
+        finally:
+            await connection.close()
+
+    async def value(self, query: str, *arguments: Any) -> Any:
+        connection = await asyncpg.connect(self.url)
+        try:
+            return await connection.fetchval(query, *arguments)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def desk_on(url: str, *, pool_size: int = 25) -> AsyncIterator[Desk]:
+    database = PostgresDatabase(url, pool_size=pool_size)
+    try:
+        yield Desk(url, database)
+    finally:
+        await database.aclose()
+
+
+@pytest.fixture(scope="module")
+async def own_database(new_database: NewDatabase) -> str:
+    return await new_database()
+
+
+@pytest.fixture
+async def desk(own_database: str) -> AsyncIterator[Desk]:
+    async with desk_on(own_database) as found:
+        # What other tests left is out of the way.
+        await found.execute("UPDATE sessions SET deleted_at = now()")
+        yield found
+
+
+def says(session: str, *texts: str, run: str = "run_none") -> Append:
+    return Append(session, [Delta("msg_none", run, 0, [text]) for text in texts])
+
+
+async def test_twenty_writers_to_one_session_leave_no_gap_and_keep_their_own_order(
+    desk: Desk,
+) -> None:
+    _, session = await desk.session()
+
+    async def write(writer: int) -> None:
+        for number in range(10):
+            await desk.append(says(session, f"{writer}:{number}:a", f"{writer}:{number}:b"))
+
+    await asyncio.gather(*(write(writer) for writer in range(20)))
+    events = await desk.events(session)
+    assert [event.seq for event in events] == list(range(1, 401))
+    said = [json.loads(event.data)["text"] for event in events]
+    assert all(json.loads(event.data)["seq"] == event.seq for event in events)
+    for writer in range(20):
+        own = [text for text in said if text.startswith(f"{writer}:")]
+        assert own == [f"{writer}:{n}:{half}" for n in range(10) for half in "ab"]
+        # What was appended together stands together.
+        places = [said.index(text) for text in own[::2]]
+        assert all(said[place + 1].endswith("b") for place in places)
+    instants = [json.loads(event.data)["at"] for event in events]
+    assert instants == sorted(instants)
+    assert await desk.value("SELECT last_seq FROM sessions WHERE id = $1", session) == 400
+
+
+async def test_batches_of_many_writers_over_the_same_sessions_never_deadlock(desk: Desk) -> None:
+    user = await desk.user()
+    sessions = [(await desk.session(user))[1] for _ in range(20)]
+
+    async def write(writer: int) -> None:
+        for number in range(8):
+            turned = sessions[(writer + number) % 20 :] + sessions[: (writer + number) % 20]
+            ordered = turned if writer % 2 else turned[::-1]
+            assert not await desk.append(*(says(each, "x") for each in ordered))
+
+    await asyncio.gather(*(write(writer) for writer in range(12)))
+    for session in sessions:
+        assert [event.seq for event in await desk.events(session)] == list(range(1, 97))
+
+
+async def test_a_transaction_that_fails_leaves_no_place_behind(desk: Desk) -> None:
+    _, session = await desk.session()
+    await desk.append(says(session, "first"))
+    with pytest.raises(ZeroDivisionError):
+        await desk.append_in_vain(says(session, "lost"))
+    await desk.append(says(session, "second"))
+    assert await desk.told(session) == ["first", "second"]
+    assert [event.seq for event in await desk.events(session)] == [1, 2]
+
+
+async def test_a_worker_that_lost_its_run_writes_nothing_while_others_in_its_batch_do(
+    desk: Desk,
+) -> None:
+    user = await desk.user()
+    sessions = [(await desk.session(user))[1] for _ in range(4)]
+    for session in sessions:
+        await desk.waiting(user, session)
+    old = desk.queue("worker_old")
+    claims = {claim.run.session_id: claim for claim in await old.claim(10)}
+    lost, handed, deleted, kept = sessions
+    # One is taken over, one comes back to the same worker under a new fence, one is deleted.
+    await old.hand_over([claims[lost].run.id])
+    (taken,) = await desk.queue("worker_new").take_over(10, reap=False, held=[])
+    assert taken.run.session_id == lost
+    await old.hand_over([claims[handed].run.id])
+    (again,) = await old.take_over(10, reap=False, held=[])
+    assert again.fence == claims[handed].fence + 1
+    await desk.sessions.delete(user, deleted)
+
+    before = {session: len(await desk.events(session)) for session in sessions}
+    appends = [
+        Append(
+            each,
+            [Delta("msg_none", claims[each].run.id, 0, ["mine"])],
+            run_id=claims[each].run.id,
+            fence=claims[each].fence,
+        )
+        for each in sessions
+    ]
+    refused = await desk.append(*appends)
+    assert {append.session_id for append in refused} == {lost, handed, deleted}
+    assert await desk.told(kept) == ["mine"]
+    for session in (lost, handed, deleted):
+        assert len(await desk.events(session)) == before[session]
+    for claim in (taken, again):
+        run = claim.run
+        draft = Delta("msg_none", run.id, 0, ["now mine"])
+        append = Append(run.session_id, [draft], run_id=run.id, fence=claim.fence)
+        assert not await desk.append(append)
+        assert await desk.told(run.session_id) == ["now mine"]
+
+
+async def test_nothing_follows_the_end_of_a_run(desk: Desk) -> None:
+    user, session = await desk.session()
+    await desk.waiting(user, session)
+    (claim,) = await desk.queue("worker_a").claim(1)
+    ended = RunChanged(replace(claim.run, status=RunStatus.COMPLETED))
+    run_id, fence = claim.run.id, claim.fence
+    assert not await desk.append(Append(session, [ended], run_id=run_id, fence=fence))
+    late = [
+        Delta("msg_none", run_id, 0, ["late"]),
+        RunChanged(replace(claim.run, status=RunStatus.FAILED)),
+    ]
+    for draft in late:
+        assert len(await desk.append(Append(session, [draft], run_id=run_id, fence=fence))) == 1
+    assert (await desk.events(session))[-1].type == "run.completed"
+    assert (await desk.runs.get(user, session, run_id)).status is RunStatus.COMPLETED
+
+
+async def test_a_fence_is_tested_on_the_row_as_it_is_once_its_lock_is_had(desk: Desk) -> None:
+    """The old holder waits for the row while it is taken over: it must see the new fence."""
+    user, session = await desk.session()
+    await desk.waiting(user, session)
+    old = desk.queue("worker_old")
+    (claim,) = await old.claim(1)
+    await old.hand_over([claim.run.id])
+    run_id = claim.run.id
+    stale = Append(
+        session, [Delta("msg_none", run_id, 0, ["stale"])], run_id=run_id, fence=claim.fence
+    )
+    async with desk.database.transaction() as uow:
+        (taken,) = await uow.queue.lease_abandoned(
+            "worker_new", lease=LEASE, limit=1, reap=False, held=[]
+        )
+        writing = asyncio.create_task(desk.append(stale))
+        await _someone_waits_for_a_lock(desk)
+        takeover = Append(session, [], run_id=run_id, new_fence=taken.fence)
+        assert not await uow.log.append([takeover])
+    assert await writing == [stale]
+    assert await desk.told(session) == []
+
+
+async def _someone_waits_for_a_lock(desk: Desk) -> None:
+    query = """SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+
+    async def is_waiting() -> bool:
+        return bool(await desk.value(query))
+
+    await until(is_waiting, every=0.01)
+
+
+async def test_a_commit_over_three_hundred_sessions_tells_its_readers_within_bounds(
+    desk: Desk,
+) -> None:
+    user = await desk.user()
+    assistant = await desk.value("SELECT id FROM assistants WHERE is_default")
+    many = 300
+    await desk.execute(
+        """INSERT INTO sessions (id, user_id, assistant_id, status, meta)
+        SELECT 'sess_' || md5(i::text) || 'abcdef', $1, $2, 'open', '{}'
+        FROM generate_series(1, $3::int) i""",
+        user.id,
+        assistant,
+        many,
+    )
+    connection = await asyncpg.connect(desk.url)
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    try:
+        mine = "SELECT id FROM sessions WHERE user_id = $1"
+        sessions = [row["id"] for row in await connection.fetch(mine, user.id)]
+        assert len(",".join(sessions)) > MAX_PAYLOAD_BYTES
+        await connection.add_listener(
+            CHANNELS["events"], lambda *said: heard.put_nowait(str(said[-1]))
+        )
+        assert not await desk.append(*(says(session, "x") for session in sessions))
+        assert not await asyncio.wait_for(heard.get(), 10), "too many to name: any of them"
+        few = sessions[:5]
+        assert not await desk.append(*(says(session, "y") for session in few))
+        assert set((await asyncio.wait_for(heard.get(), 10)).split(",")) == set(few)
+    finally:
+        await connection.close()
+    written = "SELECT sum(last_seq) FROM sessions WHERE user_id = $1"
+    assert await desk.value(written, user.id) == many + 5
+    assert heard.empty()
+
+
+async def test_only_the_deltas_of_runs_that_ended_long_ago_are_pruned(desk: Desk) -> None:
+    user, session = await desk.session()
+    queue = desk.queue("worker_a")
+    for number in range(2):
+        await desk.waiting(user, session)
+        (claim,) = await queue.claim(1)
+        run_id = claim.run.id
+        drafts = [Delta("msg_none", run_id, 0, [f"{number}"]), Delta("msg_none", run_id, 0, ["!"])]
+        ended = RunChanged(replace(claim.run, status=RunStatus.COMPLETED))
+        await desk.append(Append(session, [*drafts, ended], run_id=run_id, fence=claim.fence))
+        if number == 0:
+            early = "UPDATE runs SET ended_at = now() - interval '2 hours' WHERE id = $1"
+            await desk.execute(early, run_id)
+    before = await desk.events(session)
+    async with desk.database.transaction() as uow:
+        assert await uow.log.prune(older_than=timedelta(hours=1), limit=10) == 2
+        assert await uow.log.prune(older_than=timedelta(hours=1), limit=10) == 0
+        state = await uow.log.state(session)
+    pruned = [event for event in before if event.type == "message.delta"][:2]
+    assert state.pruned_seq == pruned[-1].seq
+    assert await desk.events(session) == [event for event in before if event not in pruned]
+
+
+async def test_an_event_is_stored_as_the_very_text_that_is_sent(desk: Desk) -> None:
+    _, session = await desk.session()
+    text = '분수 ½\u2028줄\u0085끝\t"따옴표" \\ \r\n\n\nid: 7\nevent: done 😀 \u200b'
+    await desk.append(says(session, text))
+    (event,) = await desk.events(session)
+    assert json.loads(event.data)["text"] == text
+    assert await desk.value("SELECT data FROM events WHERE session_id = $1", session) == event.data
+    assert not re.search(r"[\r\n]", event.data)
+    assert event.block() == f"id: 1\nevent: message.delta\ndata: {event.data}\n\n".encode()
