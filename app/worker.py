@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -15,7 +16,10 @@ from app.services.execution import Execution, Stop
 
 log = logging.getLogger(__name__)
 
-CLAIM_BATCH: Final = 50
+CLAIM_BATCH: Final = 10
+EASE_S: Final = 0.01
+"""A loop that needs longer for one round is busy: more runs would only delay those it has."""
+MAX_UNEASE_S: Final = 0.5
 POLL: Final = timedelta(seconds=1)
 """How long a lost wake-up may go unnoticed by workers."""
 SWEEP_S: Final = 15.0
@@ -75,33 +79,51 @@ class Worker:
                     return
                 try:
                     # A new run says so; anything else may be a run to cancel, or to take over.
-                    is_due = time.monotonic() >= self._takes_over_from
-                    await self._claim_all(with_abandoned=wake is None or is_due)
+                    # Somebody waits for the first word of a new one; but not for ever first.
+                    is_roomy = len(self._executions) < self._concurrency // 2
+                    if wake is not None and is_roomy:
+                        await self._claim_all()
+                    if wake is None or time.monotonic() >= self._takes_over_from:
+                        await self._take_over()
+                    if wake is None or not is_roomy:
+                        await self._claim_all()
                     if wake is None and self._executions:
                         await self._renew()
                 except StorageUnavailableError:
                     self._lost_contact()
                     await asyncio.sleep(AWAY_RETRY_S)
 
-    async def _claim_all(self, *, with_abandoned: bool) -> None:
-        while room := min(CLAIM_BATCH, self._concurrency - len(self._executions)):
-            queue = self._services.queue
-            claims: list[Claim] = []
-            if with_abandoned:
-                now = time.monotonic()
-                self._takes_over_from = now + POLL.total_seconds()
-                claims += await queue.take_over(
-                    room, reap=now >= self._reaps_from, held=list(self._executions)
-                )
-            claims += await queue.claim(room - len(claims))
-            for claim in claims:
-                execution = Execution(claim)
-                self._executions[claim.run.id] = execution
-                task = asyncio.create_task(self._execute(execution), name=claim.run.id)
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+    async def _claim_all(self) -> None:
+        while room := self._room:
+            claims = await self._services.queue.claim(room)
+            self._begin(claims)
             if len(claims) < room:
                 return
+            await _at_ease()
+
+    async def _take_over(self) -> None:
+        now = time.monotonic()
+        self._takes_over_from = now + POLL.total_seconds()
+        while room := self._room:
+            claims = await self._services.queue.take_over(
+                room, reap=now >= self._reaps_from, held=list(self._executions)
+            )
+            self._begin(claims)
+            if len(claims) < room:
+                return
+            await _at_ease()
+
+    @property
+    def _room(self) -> int:
+        return min(CLAIM_BATCH, self._concurrency - len(self._executions))
+
+    def _begin(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            execution = Execution(claim)
+            self._executions[claim.run.id] = execution
+            task = asyncio.create_task(self._execute(execution), name=claim.run.id)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _execute(self, execution: Execution) -> None:
         try:
@@ -170,3 +192,15 @@ class Worker:
         with suppress(StorageUnavailableError):
             handed = await self._services.queue.hand_over(left)
             log.info("stopped; %d runs handed over", handed)
+
+
+async def _at_ease() -> None:
+    """Let what was begun get ahead: a burst of new runs must not delay those that speak."""
+    deadline = time.monotonic() + MAX_UNEASE_S
+    before = time.monotonic()
+    while before < deadline:
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        if now - before < EASE_S:
+            return
+        before = now

@@ -24,4 +24,5 @@ def clean(text: str) -> str:
 
 def rfc3339(instant: datetime) -> str:
     """Write an aware instant as UTC with microseconds: `2026-11-24T08:00:00.000000Z`."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Every event passes here: `strftime` costs four times as much.
+    return instant.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"

@@ -18,7 +18,7 @@ from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.queue import PostgresQueue
 from app.adapters.postgres.upkeep import PostgresUpkeep
-from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, payload_of
+from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
 from app.domain.errors import SchemaBehindError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
@@ -164,10 +164,14 @@ async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
     Inside the transaction all commits of the database would queue for each other's
     notifications (ADR 0002).
     """
-    if uow.touched:
-        await driver.execute(NOTIFY, CHANNELS["events"], payload_of(uow.touched))
-    if uow.work is not None:
-        await driver.execute(NOTIFY, CHANNELS["work"], uow.work)
+    events, work = CHANNELS["events"], CHANNELS["work"]
+    told = payload_of(uow.touched)
+    if uow.touched and uow.work is not None:
+        await driver.execute(NOTIFY_BOTH, work, uow.work, events, told)
+    elif uow.touched:
+        await driver.execute(NOTIFY, events, told)
+    elif uow.work is not None:
+        await driver.execute(NOTIFY, work, uow.work)
 
 
 def schema_heads() -> list[str]:

@@ -31,6 +31,7 @@ NEW_RUN: Final = "queued"
 """A payload of `work`: a run waits; anything else may be anything."""
 
 NOTIFY: Final = "SELECT pg_notify($1, $2)"
+NOTIFY_BOTH: Final = "SELECT pg_notify($1, $2), pg_notify($3, $4)"
 
 
 def payload_of(session_ids: Collection[str]) -> str:

@@ -175,7 +175,9 @@ class ResponsesUpstream:
         events, decoder = EventDecoder(), decode.ResponseDecoder()
         clock = asyncio.get_running_loop().time
         moved = 0.0
-        async for chunk in response.aiter_bytes():
+        # Every token passes here: what was not encoded need not pass a decoder.
+        is_plain = "content-encoding" not in response.headers
+        async for chunk in response.aiter_raw() if is_plain else response.aiter_bytes():
             now = clock()
             if now - moved > PATIENCE_STEP_S:
                 moved = now
