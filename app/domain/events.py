@@ -20,9 +20,13 @@ DONE_BLOCK: Final = b'event: done\ndata: {"type":"done"}\n\n'
 RUN_END_TYPES: Final = frozenset(f"run.{status}" for status in RunStatus if status.is_end)
 
 
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes an encoder for each value that is not written as by default."""
+
+
 def dump(value: object) -> str:
     """Write compact JSON, in the characters that it means."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
 
 
 @dataclass(slots=True)

@@ -36,6 +36,15 @@ SELECT id, user_id, assistant_id, title, status, meta, active_run_id, last_seq, 
 FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL
 """
 
+# With its user: posts of one user in many sessions wait here, so that each counts those before it.
+_LOCK_OWN_SESSION = """
+SELECT s.id, s.user_id, s.assistant_id, s.title, s.status, s.meta, s.active_run_id, s.last_seq,
+    s.created_at, s.updated_at
+FROM sessions s JOIN users u ON u.id = s.user_id
+WHERE s.id = $1 AND s.user_id = $2 AND s.deleted_at IS NULL
+FOR UPDATE OF s FOR NO KEY UPDATE OF u
+"""
+
 _OWN_RUN = """
 SELECT r.* FROM runs r JOIN sessions s ON s.id = r.session_id
 WHERE r.id = $1 AND r.session_id = $2 AND s.user_id = $3 AND s.deleted_at IS NULL
@@ -51,9 +60,6 @@ SELECT
 FROM assistants a JOIN assistant_versions v ON v.assistant_id = a.id AND v.version = a.version
 WHERE a.id = $3
 """
-
-# Posts of one user wait for each other here: each counts those before it.
-_LOCK_USER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"
 
 _TURNS = """
 SELECT * FROM messages
@@ -99,7 +105,7 @@ class PostgresSessions:
         self, user_id: str, session_id: str, *, for_update: bool = False
     ) -> TutoringSession | None:
         """Return the user's session; with `for_update`, its row is locked."""
-        statement = f"{_OWN_SESSION} FOR UPDATE" if for_update else _OWN_SESSION
+        statement = _LOCK_OWN_SESSION if for_update else _OWN_SESSION
         row = await self._driver.fetchrow(statement, session_id, user_id)
         return None if row is None else session_of(row)
 
@@ -240,7 +246,6 @@ class PostgresRuns:
 
     async def admission(self, session: TutoringSession) -> Admission:
         """Return what decides whether, and how, the session gets another run."""
-        await self._driver.execute(_LOCK_USER, session.user_id)
         row = await self._driver.fetchrow(
             _ADMISSION, session.id, session.user_id, session.assistant_id
         )

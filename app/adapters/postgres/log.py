@@ -21,7 +21,7 @@ FROM sessions WHERE id = ANY($1::text[]) AND deleted_at IS NULL
 ORDER BY id FOR UPDATE
 """
 
-_WRITE = """
+_PLACED = """
 WITH placed AS (
     UPDATE sessions s
     SET last_seq = p.last_seq, active_run_id = p.active_run_id, fence = p.fence,
@@ -30,17 +30,39 @@ WITH placed AS (
         AS p (id, last_seq, active_run_id, fence, at)
     WHERE s.id = p.id
 )
+"""
+
+_EVENTS = """
 INSERT INTO events (session_id, seq, type, run_id, data)
 SELECT * FROM unnest($6::text[], $7::bigint[], $8::text[], $9::text[], $10::text[])
 """
 
-_NOTE = """
-UPDATE runs r
-SET output_message_id = coalesce(n.message_id, r.output_message_id),
-    upstream_response_id = coalesce(n.response_id, r.upstream_response_id)
-FROM unnest($1::text[], $2::text[], $3::text[]) AS n (run_id, message_id, response_id)
-WHERE r.id = n.run_id
+# Rows travel as one JSON document: no parameter per column, and no statement per row. New rows
+# go with their events: each round trip stands between a question and its first word.
+_NEW_ROWS = """
+, new_runs AS (
+    INSERT INTO runs (id, session_id, user_id, assistant_id, assistant_version, model, status,
+        attempts, input_message_id, meta, seq, turn, created_at)
+    SELECT id, session_id, user_id, assistant_id, assistant_version, model, status,
+        attempts, input_message_id, meta, seq, turn, created_at
+    FROM jsonb_populate_recordset(NULL::runs, $11::jsonb)
+), new_messages AS (
+    INSERT INTO messages (id, session_id, run_id, role, status, content, meta, seq, turn,
+        created_at, completed_at)
+    SELECT id, session_id, run_id, role, status, content, meta, seq, turn, created_at,
+        completed_at
+    FROM jsonb_populate_recordset(NULL::messages, $12::jsonb)
+), noted AS (
+    UPDATE runs r
+    SET output_message_id = coalesce(n.message_id, r.output_message_id),
+        upstream_response_id = coalesce(n.response_id, r.upstream_response_id)
+    FROM unnest($13::text[], $14::text[], $15::text[]) AS n (run_id, message_id, response_id)
+    WHERE r.id = n.run_id
+)
 """
+
+_WRITE = _PLACED + _EVENTS
+_WRITE_WITH_NEW = _PLACED + _NEW_ROWS + _EVENTS
 
 _RETIRE = """
 UPDATE upstream_threads SET retired_at = now()
@@ -87,22 +109,6 @@ WITH old AS (
     WHERE s.id = g.session_id
 )
 SELECT count(*) FROM gone
-"""
-
-# Rows travel as one JSON document: no parameter per column, and no statement per row.
-_NEW_MESSAGES = """
-INSERT INTO messages (id, session_id, run_id, role, status, content, meta, seq, turn, created_at,
-    completed_at)
-SELECT id, session_id, run_id, role, status, content, meta, seq, turn, created_at, completed_at
-FROM jsonb_populate_recordset(NULL::messages, $1::jsonb)
-"""
-
-_NEW_RUNS = """
-INSERT INTO runs (id, session_id, user_id, assistant_id, assistant_version, model, status,
-    attempts, input_message_id, meta, seq, turn, created_at)
-SELECT id, session_id, user_id, assistant_id, assistant_version, model, status,
-    attempts, input_message_id, meta, seq, turn, created_at
-FROM jsonb_populate_recordset(NULL::runs, $1::jsonb)
 """
 
 _CHANGE_MESSAGES = """
@@ -157,8 +163,9 @@ class PostgresEventLog:
 
     async def _write(self, batch: "_Batch", places: "list[_Place]") -> None:
         events, execute = batch.events, self._driver.execute
+        new = batch.new_rows()
         await execute(
-            _WRITE,
+            _WRITE_WITH_NEW if new else _WRITE,
             [place.session_id for place in places],
             [place.last_seq for place in places],
             [place.active_run_id for place in places],
@@ -169,12 +176,10 @@ class PostgresEventLog:
             [event.type for event in events],
             [event.run_id for event in events],
             [event.data for event in events],
+            *new,
         )
         for statement, rows in batch.rows():
             await execute(statement, dump(rows))
-        if batch.notes:
-            noted = [(run_id, *note) for run_id, note in batch.notes.items()]
-            await execute(_NOTE, *map(list, zip(*noted, strict=True)))
         lost = [mark["id"] for mark in batch.marks if mark["upstream_thread_id"] is None]
         if lost:
             await execute(_RETIRE, lost)
@@ -261,11 +266,21 @@ class _Batch:
         """The answer's and the generation's id, by run: a run's row is updated but once."""
         self.marks: list[dict[str, Any]] = []
 
+    def new_rows(self) -> list[Any]:
+        """Return the parameters of `_NEW_ROWS`; empty when there is nothing new."""
+        if not self.new_runs and not self.new_messages and not self.notes:
+            return []
+        return [
+            dump(self.new_runs),
+            dump(self.new_messages),
+            list(self.notes),
+            [message_id for message_id, _ in self.notes.values()],
+            [response_id for _, response_id in self.notes.values()],
+        ]
+
     def rows(self) -> list[tuple[str, list[dict[str, Any]]]]:
         """Return the statements that have rows, in the order of the locks that they take."""
         ordered = [
-            (_NEW_RUNS, self.new_runs),
-            (_NEW_MESSAGES, self.new_messages),
             (_CHANGE_RUNS, self.runs),
             (_CHANGE_MESSAGES, self.messages),
             (_MARK_THREADS, self.marks),

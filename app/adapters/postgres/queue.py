@@ -14,6 +14,7 @@ from app.domain.models import Run, RunStatus
 from app.ports import Claim, Thread
 
 _QUEUED = """
+WITH picked AS (
 SELECT r.*, s.fence, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn, s.upstream_tail,
     r.expires_at - clock_timestamp() AS remaining
 FROM runs r JOIN sessions s ON s.id = r.session_id
@@ -24,6 +25,11 @@ WHERE r.status = 'queued' AND s.active_run_id IS NULL AND s.deleted_at IS NULL
             AND earlier.seq < r.seq)
 ORDER BY r.created_at LIMIT $1
 FOR UPDATE OF s, r SKIP LOCKED
+), leased AS (
+    UPDATE runs SET worker_id = $2, lease_expires_at = clock_timestamp() + $3::interval
+    WHERE id IN (SELECT id FROM picked)
+)
+SELECT * FROM picked ORDER BY created_at
 """
 
 # After Postgres was away all leases have run out; their holders get one lease to renew them.
@@ -104,8 +110,7 @@ class PostgresQueue:
         self, worker_id: str, *, lease: timedelta, lifetime: timedelta, limit: int
     ) -> Sequence[Claim]:
         """Lock and lease the oldest runs that wait in sessions without an active run."""
-        rows = await self._rows(_QUEUED, limit)
-        await self._lease(rows, worker_id, lease)
+        rows = await self._rows(_QUEUED, limit, worker_id, lease)
         return [_claim(row, lifetime) for row in rows]
 
     async def lease_abandoned(

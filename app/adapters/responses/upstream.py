@@ -8,6 +8,7 @@ the rest of a relay.
 import asyncio
 import json
 from collections.abc import (
+    AsyncIterator,
     Awaitable,
     Callable,
     Generator,
@@ -175,9 +176,11 @@ class ResponsesUpstream:
         events, decoder = EventDecoder(), decode.ResponseDecoder()
         clock = asyncio.get_running_loop().time
         moved = 0.0
-        # Every token passes here: what was not encoded need not pass a decoder.
-        is_plain = "content-encoding" not in response.headers
-        async for chunk in response.aiter_raw() if is_plain else response.aiter_bytes():
+        chunks: AsyncIterator[bytes] = response.aiter_bytes()
+        if "content-encoding" not in response.headers:
+            # Every token passes here: what is plain need not pass a decoder and its wrappers.
+            chunks = aiter(cast("httpx2.AsyncByteStream", response.stream))
+        async for chunk in chunks:
             now = clock()
             if now - moved > PATIENCE_STEP_S:
                 moved = now

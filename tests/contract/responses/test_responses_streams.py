@@ -1,6 +1,7 @@
 """Streams that are cut, spoiled, slow or silent: read to the truth, or given up in time."""
 
 import asyncio
+import gzip
 import time
 from typing import Any
 
@@ -395,3 +396,13 @@ async def test_a_request_asks_for_plain_bytes_and_a_stream_once(
     assert b"accept-encoding: identity" in lines
     assert b'"include_obfuscation":false' in sent.replace(b" ", b"")
     assert sent.count(b"a question") == 1
+
+
+async def test_a_server_that_compresses_all_the_same_is_understood(
+    raw: RawServer, an_upstream: AnUpstream
+) -> None:
+    body = gzip.compress(recording("a", "b"))
+    head = HEAD + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body)
+    raw.scripts = [[head + body]]
+    hearing = await hear(an_upstream(raw.url), ask())
+    assert hearing.text == hearing.answer == "ab"
