@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.api import present, schemas
-from app.api.deps import AssistantId, CurrentUser, PageOf, Services
+from app.api.deps import AssistantId, CurrentUser, PageOf, Repeatable, Services
 from app.api.problems import responses
 from app.domain.models import Assistant, AssistantConfig, User
 from app.services.assistants import may_write
@@ -29,16 +29,21 @@ async def list_assistants(services: Services, user: CurrentUser, page: PageOf) -
 
 
 @router.post(
-    "", response_model=schemas.AssistantOut, status_code=201, responses=responses(400, 403, 413)
+    "",
+    response_model=schemas.AssistantOut,
+    status_code=201,
+    responses=responses(400, 403, 409, 413),
 )
 async def create_assistant(
-    services: Services, user: CurrentUser, wanted: schemas.AssistantCreate
+    services: Services, user: CurrentUser, wanted: schemas.AssistantCreate, request: Repeatable
 ) -> Response:
     """Make a new tutor for the tenant. Needs scope `assistants:write`."""
     fields = wanted.model_dump()
     metadata = fields.pop("metadata")
-    made = await services.assistants.create(user, AssistantConfig(**fields), metadata)
-    return present.body(_body(user, made), 201, {"Location": f"/v1/assistants/{made.id}"})
+    made = await services.assistants.create(
+        user, AssistantConfig(**fields), metadata, request=request
+    )
+    return present.body(made, 201, {"Location": f"/v1/assistants/{made['id']}"})
 
 
 @router.get("/{assistant_id}", response_model=schemas.AssistantOut, responses=responses(404))

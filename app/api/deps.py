@@ -4,6 +4,8 @@ All are coroutines, also where they await nothing: FastAPI runs plain functions 
 a hop there and back costs more than the rest of a poll.
 """
 
+import hashlib
+import re
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request
@@ -14,14 +16,16 @@ from app.api.problems import invalid
 from app.container import ApiServices
 from app.domain.errors import (
     InvalidCursorError,
+    InvalidIdempotencyKeyError,
     NotFoundError,
     UnauthenticatedError,
 )
 from app.domain.ids import is_id
 from app.domain.models import User
-from app.ports import PageQuery
+from app.ports import PageQuery, RequestKey
 
 MAX_CURSOR_DIGITS = 18
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 _bearer = HTTPBearer(auto_error=False, description="A JWT with `sub` and `exp`.")
 
@@ -93,6 +97,28 @@ async def _reader(
 
 StreamReader = Annotated[User, Depends(_reader)]
 """The user that a bearer token, or a ticket for this session, speaks for; otherwise 401."""
+
+
+async def _repeatable(
+    request: Request,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="Yours, of at most 255 visible ASCII characters: sent again within a "
+            "day with the same body, the request is answered as the first time."
+        ),
+    ] = None,
+) -> RequestKey | None:
+    if idempotency_key is None:
+        return None
+    if _KEY.fullmatch(idempotency_key) is None:
+        raise InvalidIdempotencyKeyError
+    digest = hashlib.sha256(await request.body()).digest()
+    return RequestKey(f"{request.method} {request.url.path}", idempotency_key, digest)
+
+
+Repeatable = Annotated[RequestKey | None, Depends(_repeatable)]
+"""What makes a creating request recognisable when it is sent again, if its client wants that."""
 
 
 async def _page(

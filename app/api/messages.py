@@ -6,10 +6,21 @@ from fastapi import APIRouter, Header
 from starlette.responses import Response
 
 from app.api import examples, present, schemas
-from app.api.deps import CurrentUser, MessageId, OptionalRunId, PageOf, Services, SessionId
+from app.api.deps import (
+    CurrentUser,
+    MessageId,
+    OptionalRunId,
+    PageOf,
+    Repeatable,
+    Services,
+    SessionId,
+)
 from app.api.problems import invalid, responses
 from app.api.stream import MEDIA_TYPE, EventStreamResponse
-from app.domain.models import Part
+from app.domain.errors import NotFoundError
+from app.domain.models import Part, User
+from app.services.runs import Posted
+from app.services.streams import Stream
 
 router = APIRouter(
     prefix="/v1/sessions/{session_id}/messages",
@@ -35,35 +46,48 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     response_model=schemas.PostedOut,
     responses={**_POSTED, **responses(400, 409, 413, 429)},
 )
-async def post_message(
+async def post_message(  # noqa: PLR0913, PLR0917 - the parts of the request
     services: Services,
     user: CurrentUser,
     session_id: SessionId,
     wanted: schemas.MessageCreate,
+    request: Repeatable,
     accept: Annotated[str, Header(description="`text/event-stream` for the run's stream.")] = "",
 ) -> Response:
     """Say something. The answer is a run: poll it, wait for it, or follow its events."""
     content = _parts(wanted, services.users.limits.message_chars)
     wants_stream = MEDIA_TYPE in accept and wanted.run
-    if wants_stream:
-        services.relay.check_room(user)
     posted = await services.runs.post(
         user,
         session_id,
         content,
         metadata=dict(wanted.metadata),
         wants_run=wanted.run,
+        wants_stream=wants_stream,
         on_active_run=wanted.on_active_run,
+        request=request,
     )
-    run = posted.run
+    message, run = posted.body["message"], posted.body["run"]
     if run is None:
-        location = f"/v1/sessions/{session_id}/messages/{posted.message.id}"
+        location = f"/v1/sessions/{session_id}/messages/{message['id']}"
     else:
-        location = f"/v1/sessions/{session_id}/runs/{run.id}"
-    if run is not None and wants_stream:
-        return EventStreamResponse(services.relay.follow_new_run(user, run), location=location)
-    made = {"message": posted.message.body(), "run": run and run.body()}
-    return present.body(made, 202, {"Location": location})
+        location = f"/v1/sessions/{session_id}/runs/{run['id']}"
+    if wants_stream:
+        stream = await _stream(services, user, session_id, posted)
+        return EventStreamResponse(stream, location=location)
+    return present.body(posted.body, 202, {"Location": location})
+
+
+async def _stream(services: Services, user: User, session_id: str, posted: Posted) -> Stream:
+    """Open the run's stream from its start, also when the request was repeated."""
+    if posted.run is not None:
+        return services.relay.follow_new_run(user, posted.run)
+    stream = await services.relay.follow_run(
+        user, session_id, posted.body["run"]["id"], after=None
+    )
+    if stream is None:
+        raise NotFoundError
+    return stream
 
 
 def _parts(wanted: schemas.MessageCreate, max_chars: int) -> list[Part]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.api import present, schemas
-from app.api.deps import CurrentUser, PageOf, RunId, Services, SessionId
+from app.api.deps import CurrentUser, PageOf, Repeatable, RunId, Services, SessionId
 from app.api.problems import responses
 from app.domain.models import RunStatus
 
@@ -27,14 +27,22 @@ MAX_WAIT_S = 60
     responses=responses(400, 409, 413, 429),
 )
 async def create_run(
-    services: Services, user: CurrentUser, session_id: SessionId, wanted: schemas.RunCreate
+    services: Services,
+    user: CurrentUser,
+    session_id: SessionId,
+    wanted: schemas.RunCreate,
+    request: Repeatable,
 ) -> Response:
     """Answer the transcript as it stands: messages stored without a run, or the last one again."""
     run = await services.runs.answer_again(
-        user, session_id, metadata=dict(wanted.metadata), on_active_run=wanted.on_active_run
+        user,
+        session_id,
+        metadata=dict(wanted.metadata),
+        on_active_run=wanted.on_active_run,
+        request=request,
     )
-    location = f"/v1/sessions/{session_id}/runs/{run.id}"
-    return present.body(run.body(), 202, {"Location": location})
+    location = f"/v1/sessions/{session_id}/runs/{run['id']}"
+    return present.body(run, 202, {"Location": location})
 
 
 @router.get("", response_model=schemas.ListOut[schemas.RunOut])

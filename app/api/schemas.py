@@ -153,7 +153,8 @@ class MessageCreate(_In):
         default=True, description="False only stores the message; the next run sees it."
     )
     on_active_run: Annotated[OnActiveRun, Field(strict=False)] = Field(
-        OnActiveRun.REJECT, description="With an unfinished run: refuse (409), or wait in order."
+        OnActiveRun.REJECT,
+        description="With an unfinished run: refuse (409), wait in order, or cancel it first.",
     )
     metadata: Metadata = {}
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.api import present, schemas
-from app.api.deps import CurrentUser, PageOf, Services, SessionId
+from app.api.deps import CurrentUser, PageOf, Repeatable, Services, SessionId
 from app.api.problems import responses
 from app.domain.errors import NotFoundError
 from app.domain.ids import is_id
@@ -16,10 +16,10 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=responses
 
 
 @router.post(
-    "", response_model=schemas.SessionOut, status_code=201, responses=responses(400, 404, 413)
+    "", response_model=schemas.SessionOut, status_code=201, responses=responses(400, 404, 409, 413)
 )
 async def open_session(
-    services: Services, user: CurrentUser, wanted: schemas.SessionCreate
+    services: Services, user: CurrentUser, wanted: schemas.SessionCreate, request: Repeatable
 ) -> Response:
     """Open a session with a tutor, or with the default one."""
     if wanted.assistant_id is not None and not is_id(wanted.assistant_id):
@@ -29,8 +29,9 @@ async def open_session(
         assistant_id=wanted.assistant_id,
         title=wanted.title,
         metadata=dict(wanted.metadata),
+        request=request,
     )
-    return present.body(made.body(), 201, {"Location": f"/v1/sessions/{made.id}"})
+    return present.body(made, 201, {"Location": f"/v1/sessions/{made['id']}"})
 
 
 @router.get("", response_model=schemas.ListOut[schemas.SessionOut], responses=responses(404))

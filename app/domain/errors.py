@@ -94,6 +94,27 @@ class DefaultAssistantError(DomainError):
     code = "default_assistant"
 
 
+class InvalidIdempotencyKeyError(DomainError):
+    """An `Idempotency-Key` has 1 to 255 visible ASCII characters."""
+
+    code = "invalid_idempotency_key"
+
+
+class IdempotencyKeyReusedError(DomainError):
+    """This `Idempotency-Key` came with another body before."""
+
+    code = "idempotency_key_reused"
+
+
+class RequestInFlightError(DomainError):
+    """The first request with this `Idempotency-Key` is being answered."""
+
+    code = "request_in_flight"
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=timedelta(seconds=1))
+
+
 class TooManyRunsError(DomainError):
     """Too many runs are waiting already."""
 

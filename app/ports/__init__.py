@@ -8,10 +8,13 @@ from app.ports.log import Append, Cursor, EventLog, LogState, ThreadMark
 from app.ports.queue import Claim, Queue, Thread, Upkeep
 from app.ports.records import (
     Admission,
+    Answers,
     Assistants,
+    FirstAnswer,
     Messages,
     Page,
     PageQuery,
+    RequestKey,
     Runs,
     SessionChange,
     Sessions,
@@ -34,6 +37,7 @@ from app.ports.upstream import (
 
 __all__ = [
     "Admission",
+    "Answers",
     "Append",
     "Assistants",
     "Claim",
@@ -41,12 +45,14 @@ __all__ = [
     "Database",
     "Ended",
     "EventLog",
+    "FirstAnswer",
     "Generation",
     "LogState",
     "Messages",
     "Page",
     "PageQuery",
     "Queue",
+    "RequestKey",
     "Runs",
     "SessionChange",
     "Sessions",

@@ -176,6 +176,48 @@ class Admission:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestKey:
+    """What makes a creating request recognisable when its client sends it again."""
+
+    route: str
+    """Its method and path: the same key may stand for other things elsewhere."""
+    key: str
+    digest: bytes
+    """Of its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAnswer:
+    """What a creating request was answered the first time."""
+
+    digest: bytes
+    body: str
+    """The JSON, as it was sent."""
+
+
+class Answers(Protocol):
+    """First answers to creating requests, kept for a day."""
+
+    async def begin(self, user_id: str, request: RequestKey) -> FirstAnswer | None:
+        """Return the first answer; None makes this transaction the one that gives it.
+
+        Raises:
+            RequestInFlightError: Another transaction is giving it. Nobody waits for a lock here.
+        """
+        ...
+
+    async def keep(
+        self, user_id: str, request: RequestKey, body: str, *, session_id: str | None
+    ) -> None:
+        """Store the first answer; it is deleted with the session that it tells of."""
+        ...
+
+    async def forget(self) -> None:
+        """Delete answers that are older than a day."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class TicketGrant:
     """What a stream ticket opens."""
 

@@ -7,7 +7,15 @@ from typing import Literal, Protocol
 
 from app.ports.log import EventLog
 from app.ports.queue import Queue, Upkeep
-from app.ports.records import Assistants, Messages, Runs, Sessions, Tickets, Users
+from app.ports.records import (
+    Answers,
+    Assistants,
+    Messages,
+    Runs,
+    Sessions,
+    Tickets,
+    Users,
+)
 
 
 class UnitOfWork(Protocol):
@@ -29,6 +37,8 @@ class UnitOfWork(Protocol):
     def queue(self) -> Queue: ...  # noqa: D102 - named by its type
     @property
     def upkeep(self) -> Upkeep: ...  # noqa: D102 - named by its type
+    @property
+    def answers(self) -> Answers: ...  # noqa: D102 - named by its type
     @property
     def tickets(self) -> Tickets: ...  # noqa: D102 - named by its type
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from app.domain.errors import DefaultAssistantError, ForbiddenError, NotFoundError
 from app.domain.models import Assistant, AssistantConfig, JsonObject, User
-from app.ports import Database, Page, PageQuery
+from app.ports import Database, Page, PageQuery, RequestKey
+from app.services.idempotency import first_answer, keep_answer
 
 WRITE_SCOPE = "assistants:write"
 
@@ -37,15 +38,26 @@ class AssistantService:
             raise NotFoundError
         return found
 
-    async def create(self, user: User, config: AssistantConfig, metadata: JsonObject) -> Assistant:
-        """Make a new one for the tenant.
+    async def create(
+        self,
+        user: User,
+        config: AssistantConfig,
+        metadata: JsonObject,
+        *,
+        request: RequestKey | None = None,
+    ) -> JsonObject:
+        """Make a new one for the tenant; return its body.
 
         Raises:
             ForbiddenError: The token lacks the scope.
+            IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         _require_scope(user)
         async with self._database.transaction() as uow:
-            return await uow.assistants.add(user.principal.tenant, config, metadata)
+            if again := await first_answer(uow, user, request):
+                return again
+            made = await uow.assistants.add(user.principal.tenant, config, metadata)
+            return await keep_answer(uow, user, request, made.body(with_instructions=True))
 
     async def update(
         self,

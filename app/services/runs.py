@@ -29,7 +29,8 @@ from app.domain.models import (
     TutoringSession,
     User,
 )
-from app.ports import Admission, Append, Database, Page, PageQuery, UnitOfWork
+from app.ports import Admission, Append, Database, Page, PageQuery, RequestKey, UnitOfWork
+from app.services.idempotency import first_answer, keep_answer
 from app.services.relay import Relay
 from app.services.sessions import owned
 from app.services.users import Limits
@@ -40,14 +41,17 @@ class OnActiveRun(StrEnum):
 
     REJECT = "reject"
     ENQUEUE = "enqueue"
+    INTERRUPT = "interrupt"
 
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """What a POST made."""
+    """What a POST is answered."""
 
-    message: Message
-    run: Run | None
+    body: JsonObject
+    """`{"message": …, "run": …}`, the same when the request is repeated."""
+    run: Run | None = None
+    """The run that this very request enqueued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,9 @@ class RunService:
         *,
         metadata: JsonObject,
         wants_run: bool,
+        wants_stream: bool = False,
         on_active_run: OnActiveRun,
+        request: RequestKey | None = None,
     ) -> Posted:
         """Store a message and, unless it is only to be stored, enqueue its answer.
 
@@ -85,6 +91,8 @@ class RunService:
             SessionEndedError: The session takes no new messages.
             SessionBusyError: An unfinished run is in the way, and the caller won't wait.
             TooManyRunsError: Too many runs wait already.
+            TooManyStreamsError: The answer could not be streamed.
+            IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         message = Message(
             id=ids.new_id(ids.MESSAGE),
@@ -95,29 +103,45 @@ class RunService:
             content=content,
             metadata=metadata,
         )
+        queued = None
         async with self._database.transaction() as uow:
+            if again := await first_answer(uow, user, request):
+                return Posted(again)
+            if wants_stream:
+                self._relay.check_room(user)
             session = await _open_session(uow, user, session_id)
-            if not wants_run:
+            if wants_run:
+                admission = await self._admit(uow, session, on_active_run)
+                run = _new_run(session, admission, input_message_id=message.id, metadata={})
+                asked = MessageChanged(message, run_id=run.id, is_new=True)
+                queued = RunChanged(run, turn_of=asked)
+                stopped = await _interrupted(uow, user, session, on_active_run)
+                await _enqueue(uow, session_id, stopped, [asked, queued])
+            else:
                 asked = MessageChanged(message, run_id=None, is_new=True)
                 await uow.log.append([Append(session_id, [asked])])
-                return Posted(asked.message, None)
-            admission = await self._admit(uow, session, on_active_run)
-            run = _new_run(session, admission, input_message_id=message.id, metadata={})
-            asked = MessageChanged(message, run_id=run.id, is_new=True)
-            queued = RunChanged(run, turn_of=asked)
-            await _enqueue(uow, session_id, [asked, queued])
-        return Posted(asked.message, queued.run)
+            body = {"message": asked.message.body(), "run": queued and queued.run.body()}
+            await keep_answer(uow, user, request, body, session_id=session_id)
+        return Posted(body, queued.run if queued else None)
 
     async def answer_again(
-        self, user: User, session_id: str, *, metadata: JsonObject, on_active_run: OnActiveRun
-    ) -> Run:
-        """Enqueue another answer to the transcript as it stands.
+        self,
+        user: User,
+        session_id: str,
+        *,
+        metadata: JsonObject,
+        on_active_run: OnActiveRun,
+        request: RequestKey | None = None,
+    ) -> JsonObject:
+        """Enqueue another answer to the transcript as it stands; return the run's body.
 
         Raises:
             NothingToAnswerError: The user has not said anything yet.
-            NotFoundError, SessionEndedError, SessionBusyError, TooManyRunsError: As `post`.
+            DomainError: Any other that `post` raises.
         """
         async with self._database.transaction() as uow:
+            if again := await first_answer(uow, user, request):
+                return again
             session = await _open_session(uow, user, session_id)
             last = await uow.messages.last_turn(session_id)
             if last is None:
@@ -125,8 +149,9 @@ class RunService:
             admission = await self._admit(uow, session, on_active_run)
             run = _new_run(session, admission, input_message_id=last.id, metadata=metadata)
             queued = RunChanged(run)
-            await _enqueue(uow, session_id, [queued])
-        return queued.run
+            stopped = await _interrupted(uow, user, session, on_active_run)
+            await _enqueue(uow, session_id, stopped, [queued])
+            return await keep_answer(uow, user, request, queued.run.body(), session_id=session_id)
 
     async def _admit(
         self, uow: UnitOfWork, session: TutoringSession, policy: OnActiveRun
@@ -236,12 +261,29 @@ class RunService:
                 raise RunEndedError
             if run.status is RunStatus.CANCELLING:
                 return run
-            at_work = run.status is RunStatus.IN_PROGRESS
-            status = RunStatus.CANCELLING if at_work else RunStatus.CANCELLED
-            changed = RunChanged(replace(run, status=status))
+            changed = _stopped(run)
             await uow.log.append([Append(session_id, [changed])])
             uow.wake_workers()
         return changed.run
+
+
+def _stopped(run: Run) -> RunChanged:
+    """Cancel: where nobody works on it, that is all there is to do."""
+    at_work = run.status is RunStatus.IN_PROGRESS
+    status = RunStatus.CANCELLING if at_work else RunStatus.CANCELLED
+    return RunChanged(replace(run, status=status))
+
+
+async def _interrupted(
+    uow: UnitOfWork, user: User, session: TutoringSession, policy: OnActiveRun
+) -> list[Draft]:
+    """Cancel the session's active run, if that is the policy and it is not under way already."""
+    if policy is not OnActiveRun.INTERRUPT or session.active_run_id is None:
+        return []
+    active = await uow.runs.get(user.id, session.id, session.active_run_id)
+    if active is None or active.status is RunStatus.CANCELLING:
+        return []
+    return [_stopped(active)]
 
 
 def _is_news(run: Run, known: RunStatus) -> bool:
@@ -273,6 +315,8 @@ def _new_run(
     )
 
 
-async def _enqueue(uow: UnitOfWork, session_id: str, drafts: list[Draft]) -> None:
-    await uow.log.append([Append(session_id, drafts)])
-    uow.wake_workers(new_run=True)
+async def _enqueue(
+    uow: UnitOfWork, session_id: str, stopped: list[Draft], new: list[Draft]
+) -> None:
+    await uow.log.append([Append(session_id, [*stopped, *new])])
+    uow.wake_workers(new_run=not stopped)

@@ -2,7 +2,8 @@
 
 from app.domain.errors import NotFoundError
 from app.domain.models import JsonObject, TutoringSession, User
-from app.ports import Database, Page, PageQuery, SessionChange, UnitOfWork
+from app.ports import Database, Page, PageQuery, RequestKey, SessionChange, UnitOfWork
+from app.services.idempotency import first_answer, keep_answer
 
 
 async def owned(
@@ -26,14 +27,23 @@ class SessionService:
         self._database = database
 
     async def open(
-        self, user: User, *, assistant_id: str | None, title: str | None, metadata: JsonObject
-    ) -> TutoringSession:
-        """Open a session with an assistant, or the default one.
+        self,
+        user: User,
+        *,
+        assistant_id: str | None,
+        title: str | None,
+        metadata: JsonObject,
+        request: RequestKey | None = None,
+    ) -> JsonObject:
+        """Open a session with an assistant, or the default one; return its body.
 
         Raises:
             NotFoundError: The user may not use such an assistant.
+            IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         async with self._database.transaction() as uow:
+            if again := await first_answer(uow, user, request):
+                return again
             if assistant_id is None:
                 assistant = await uow.assistants.default()
             else:
@@ -41,7 +51,8 @@ class SessionService:
                 if found is None:
                     raise NotFoundError("There is no such assistant.")
                 assistant = found
-            return await uow.sessions.add(user.id, assistant.id, title, metadata)
+            made = await uow.sessions.add(user.id, assistant.id, title, metadata)
+            return await keep_answer(uow, user, request, made.body(), session_id=made.id)
 
     async def list(self, user: User, page: PageQuery) -> Page[TutoringSession]:
         """Return the user's sessions by age."""

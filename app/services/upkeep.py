@@ -42,5 +42,6 @@ class UpkeepService:
             async with self._database.transaction() as uow:
                 await uow.upkeep.thread_deleted(thread_id)
         async with self._database.transaction() as uow:
+            await uow.answers.forget()
             await uow.upkeep.purge(BATCH)
             await uow.log.prune(older_than=self._retention, limit=BATCH)

@@ -30,7 +30,7 @@ from tests.e2e.crew import (
     under_way,
 )
 from tests.e2e.invariants import check, check_logs, check_reader
-from tests.stack import Client, Stack, until
+from tests.stack import Client, Stack, token, until
 
 RUNS = 10
 CUT_OFF = """
@@ -91,7 +91,7 @@ def assert_comes_back(response: httpx2.Response) -> None:
     assert "data:" not in response.text
 
 
-async def assert_refused_for_now(asked: Asked) -> None:
+async def assert_refused_for_now(asked: Asked, ticket: str, unseen: str) -> None:
     """Check what each kind of request is told while there is no database."""
     http, session = asked.client.http, f"/v1/sessions/{asked.session}"
     assert_away(await http.post(f"{session}/messages", json={"content": QUESTION}))
@@ -106,6 +106,10 @@ async def assert_refused_for_now(asked: Asked) -> None:
     assert_away(await http.get("/readyz"))
     assert_comes_back(await http.get(f"{session}/events"))
     assert_comes_back(await http.get(asked.events, headers={"Last-Event-ID": "3"}))
+    async with httpx2.AsyncClient(base_url=http.base_url) as browser:
+        assert_comes_back(await browser.get(asked.events, params={"ticket": ticket}))
+        bearer = {"Authorization": f"Bearer {unseen}"}
+        assert_comes_back(await browser.get(asked.events, headers=bearer))
     assert (await http.get("/healthz")).status_code == 200
 
 
@@ -148,9 +152,11 @@ async def test_postgres_crashes_while_runs_stream_and_all_of_them_complete(
     audience = Audience.of(asked)
     await under_way(stack, asked)
     opening = await opening_threads(stack)
+    tickets = f"/v1/sessions/{asked[0].session}/stream_tickets"
+    ticket = (await asked[0].client.call("POST", tickets, 201))["ticket"]
     await asyncio.to_thread(postgres.crash)
     try:
-        await assert_refused_for_now(asked[0])
+        await assert_refused_for_now(asked[0], ticket, token("nobody-has-seen-me"))
         # Their threads are there, and can't be recorded.
         await sandbox_counts(stack, "conversations_made", RUNS + len(opening))
     finally:

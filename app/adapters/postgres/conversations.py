@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
 from app.adapters.postgres.rows import AnySelect, Listing, message_of, page_of, run_of, session_of
-from app.adapters.postgres.tables import EventRow, MessageRow, RunRow, SessionRow
+from app.adapters.postgres.tables import AnswerRow, EventRow, MessageRow, RunRow, SessionRow
 from app.domain import ids
 from app.domain.errors import NotFoundError
 from app.domain.models import (
@@ -149,6 +149,7 @@ class PostgresSessions:
                 updated_at=func.now(),
             )
         )
+        await self._connection.execute(delete(AnswerRow).where(AnswerRow.session_id == session_id))
 
 
 def _own_sessions(user_id: str) -> AnySelect:

@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from app.adapters.postgres.answers import PostgresAnswers
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
 from app.adapters.postgres.driver import Driver
 from app.adapters.postgres.log import PostgresEventLog
@@ -60,6 +61,7 @@ class PostgresUnitOfWork:
         self.log = PostgresEventLog(driver, self.touched)
         self.queue = PostgresQueue(driver)
         self.upkeep = PostgresUpkeep(connection, driver)
+        self.answers = PostgresAnswers(driver)
         self.tickets = PostgresTickets(connection)
 
     def wake_workers(self, *, new_run: bool = False) -> None:

@@ -257,6 +257,27 @@ class UpstreamThreadRow(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class AnswerRow(Base):
+    """The first answer to a creating request that may be repeated."""
+
+    __tablename__ = "answers"
+    __table_args__ = (
+        Index("ix_answers_created_at", "created_at"),
+        Index("ix_answers_session", "session_id", postgresql_where="session_id IS NOT NULL"),
+    )
+
+    user_id: Mapped[str] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), primary_key=True
+    )
+    route: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    body: Mapped[str]
+    session_id: Mapped[str | None]
+    """It holds the student's words, and goes when the session is deleted."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class StreamTicketRow(Base):
     """A ticket for a native EventSource; only its digest is known here."""
 
