@@ -64,20 +64,21 @@ async def test_a_reader_that_comes_as_the_last_one_leaves_misses_nothing(
     async with database.transaction() as uow:
         user_id = await uow.users.resolve(Principal("alice", None, frozenset(), 2e9))
     user = User(user_id, Principal("alice", None, frozenset(), 2e9))
-    session = await SessionService(database).open(user, assistant_id=None, title=None, metadata={})
-    first = await relay.follow_session(user, session.id, after=0)
-    await say(database, session.id, "warm")
+    opened = await SessionService(database).open(user, assistant_id=None, title=None, metadata={})
+    session = opened["id"]
+    first = await relay.follow_session(user, session, after=0)
+    await say(database, session, "warm")
     await asyncio.wait_for(take(first, "warm"), 10)
 
     database.gate.clear()
     database.is_waiting.clear()
-    joining = asyncio.create_task(relay.follow_session(user, session.id, after=None))
+    joining = asyncio.create_task(relay.follow_session(user, session, after=None))
     await asyncio.wait_for(database.is_waiting.wait(), 10)
     first.close()
     database.gate.set()
     second = await joining
     reading = asyncio.create_task(take(second, "news"))
-    await say(database, session.id, "news")
+    await say(database, session, "news")
     await asyncio.wait_for(reading, 10)
     second.close()
     assert relay.streams_left(user) == 5

@@ -525,6 +525,7 @@ async def is_hung_up(stack: Stack, connection: socket.socket) -> bool:
     held = [
         each
         for process in stack.processes
+        if process.popen.poll() is None
         for each in psutil.Process(process.popen.pid).net_connections()
     ]
     return not any(each.raddr and each.raddr.port == port for each in held)
