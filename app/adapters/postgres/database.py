@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from app.adapters.postgres.answers import PostgresAnswers
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
-from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.driver import Driver, check_cancelled, is_cancelled
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.queue import PostgresQueue
@@ -101,9 +101,13 @@ class PostgresDatabase:
                 driver = cast("Driver", raw.driver_connection)
                 try:
                     yield connection, driver
-                finally:
-                    if driver.is_closed():
+                except BaseException as error:
+                    # A BEGIN that was cut short leaves the driver in a transaction of its own
+                    # imagination: no other call may get such a connection.
+                    if driver.is_closed() or is_cancelled() or is_away(error):
+                        driver.terminate()
                         await connection.invalidate()
+                    raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresUnitOfWork]:
@@ -125,6 +129,7 @@ class PostgresDatabase:
                 asyncpg.InterfaceError,
                 asyncpg.InternalClientError,
             ) as error:
+                check_cancelled()
                 # What is written must not look unwritten, or it is written twice; a lost
                 # wake-up costs a poll's time.
                 log.warning("a wake-up was lost: %s", type(error).__name__)
@@ -188,6 +193,7 @@ def _translated() -> Generator[None]:
         yield
     except Exception as error:
         if is_away(error):
+            check_cancelled()
             raise StorageUnavailableError from error
         raise
 

@@ -1,5 +1,6 @@
 """The driver's connection, as the repositories see it."""
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -8,3 +9,19 @@ if TYPE_CHECKING:
     Driver = asyncpg.Connection[asyncpg.Record]
 else:
     Driver = asyncpg.Connection
+
+
+def is_cancelled() -> bool:
+    """Tell whether the running task was cancelled.
+
+    A cancelled call closes its connection, and may end with that error instead: whoever took it
+    for an outage and tried again would never stop.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def check_cancelled() -> None:
+    """Raise `CancelledError` if the running task was cancelled and the driver told otherwise."""
+    if is_cancelled():
+        raise asyncio.CancelledError

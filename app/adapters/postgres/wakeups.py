@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import asyncpg
 
+from app.adapters.postgres.driver import check_cancelled
 from app.ports import Wake
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class PostgresWakeUps:
                 asyncpg.InterfaceError,
                 asyncpg.InternalClientError,
             ) as error:
+                check_cancelled()
                 log.warning("listening connection lost: %s", type(error).__name__)
             # What was notified while nobody listened is unknown.
             wakes.add(None)
@@ -91,7 +93,8 @@ class PostgresWakeUps:
             wakes.add(None)
             while not is_lost.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(is_lost.wait(), HEALTH_CHECK.total_seconds())
+                    async with asyncio.timeout(HEALTH_CHECK.total_seconds()):
+                        await is_lost.wait()
                 await connection.execute("SELECT 1")
         finally:
             connection.terminate()
