@@ -23,6 +23,10 @@ class Append:
     drafts: list[Draft]
     run_id: str | None = None
     fence: int | None = None
+    last_seq: int | None = None
+    """Where the log ended when its writer last saw it; refused if that is no longer so.
+
+    Spares a lock and a look: without it both come first."""
     new_fence: int | None = None
     """Set by a claim, which takes the run over from whoever held it."""
     response_id: str | None = None
@@ -65,7 +69,10 @@ class EventLog(Protocol):
     """The append-only log of every session."""
 
     async def append(self, appends: Sequence[Append]) -> list[Append]:
-        """Write to many logs in one go; return those refused by their fence or gone."""
+        """Write to many logs in one go; return those refused: by their fence, gone, or moved on.
+
+        Inside a transaction only an append that says where its log ended can find it moved on.
+        """
         ...
 
     async def is_written(self, append: Append) -> bool:

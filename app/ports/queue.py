@@ -26,6 +26,8 @@ class Claim:
 
     run: Run
     fence: int
+    last_seq: int
+    """Where the session's log ends."""
     thread: Thread
     response_id: str | None
     """The generation that an earlier holder began, if it got that far."""

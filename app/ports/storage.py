@@ -59,7 +59,7 @@ class Database(Protocol):
         ...
 
     def autocommit(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        """Let each statement be a transaction of its own; nobody is told."""
+        """Let each statement be a transaction of its own; then tell readers and workers."""
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[UnitOfWork]:

@@ -32,6 +32,7 @@ class RunLog:
     def __init__(self, publisher: "Publisher", claim: Claim) -> None:
         self._publisher = publisher
         self._claim = claim
+        self._last_seq: int | None = claim.last_seq
         self._drafts: list[Draft] = []
         self._response_id: str | None = None
         self._thread: ThreadMark | None = None
@@ -85,6 +86,7 @@ class RunLog:
             self._drafts,
             run_id=self._claim.run.id,
             fence=self._claim.fence,
+            last_seq=self._last_seq,
             response_id=self._response_id,
             thread=self._thread,
         )
@@ -92,9 +94,11 @@ class RunLog:
         self._in_flight = True
         return append
 
-    def settle(self, *, is_refused: bool) -> None:
-        """Tell who waits in `flush` how it went."""
+    def settle(self, append: Append, *, is_refused: bool) -> None:
+        """Take note of how it went, and tell who waits in `flush`."""
         self._in_flight = False
+        if append.stamped:
+            self._last_seq = append.stamped[-1].seq
         self.is_fenced = self.is_fenced or is_refused
         if self._flushed is not None and (is_refused or not self._drafts):
             flushed, self._flushed = self._flushed, None
@@ -146,7 +150,7 @@ class Publisher:
             took = time.monotonic() - started
             self._tick_s = min(MAX_TICK_S, max(MIN_TICK_S, took / DUTY))
             for run_log, append in batch.items():
-                run_log.settle(is_refused=id(append) in refused)
+                run_log.settle(append, is_refused=id(append) in refused)
 
     async def _write(self, appends: Sequence[Append]) -> set[int]:
         """Write until it is known to be written; return the refused ones."""
@@ -154,6 +158,13 @@ class Publisher:
         left = list(appends)
         while left:
             try:
+                async with self._database.autocommit() as uow:
+                    left = await uow.log.append(left)
+                if not left:
+                    return refused
+                # Somebody else wrote to these logs, or holds their runs now.
+                for append in left:
+                    append.last_seq = None
                 async with self._database.transaction() as uow:
                     fenced = await uow.log.append(left)
                 return refused | {id(append) for append in fenced}

@@ -48,7 +48,10 @@ class QueueService:
                 await uow.log.append(
                     [_takeover(c, draft) for c, draft in zip(claims, begun, strict=True)]
                 )
-        return [replace(c, run=draft.run) for c, draft in zip(claims, begun, strict=True)]
+        return [
+            replace(claim, run=draft.run, last_seq=claim.last_seq + 1)
+            for claim, draft in zip(claims, begun, strict=True)
+        ]
 
     async def take_over(self, limit: int, *, reap: bool, held: Sequence[str]) -> Sequence[Claim]:
         """Take runs that were handed over and, with `reap`, runs whose holder fell silent.
@@ -91,7 +94,13 @@ class QueueService:
 
 
 def _takeover(claim: Claim, *drafts: Draft) -> Append:
-    return Append(claim.run.session_id, [*drafts], run_id=claim.run.id, new_fence=claim.fence)
+    return Append(
+        claim.run.session_id,
+        [*drafts],
+        run_id=claim.run.id,
+        last_seq=claim.last_seq,
+        new_fence=claim.fence,
+    )
 
 
 def _expired(run: Run) -> Run:

@@ -116,10 +116,10 @@ class RunService:
                 asked = MessageChanged(message, run_id=run.id, is_new=True)
                 queued = RunChanged(run, turn_of=asked)
                 stopped = await _interrupted(uow, user, session, on_active_run)
-                await _enqueue(uow, session_id, stopped, [asked, queued])
+                await _enqueue(uow, session, stopped, [asked, queued])
             else:
                 asked = MessageChanged(message, run_id=None, is_new=True)
-                await uow.log.append([Append(session_id, [asked])])
+                await _append(uow, session, asked)
             body = {"message": asked.message.body(), "run": queued and queued.run.body()}
             await keep_answer(uow, user, request, body, session_id=session_id)
         return Posted(body, queued.run if queued else None)
@@ -150,7 +150,7 @@ class RunService:
             run = _new_run(session, admission, input_message_id=last.id, metadata=metadata)
             queued = RunChanged(run)
             stopped = await _interrupted(uow, user, session, on_active_run)
-            await _enqueue(uow, session_id, stopped, [queued])
+            await _enqueue(uow, session, stopped, [queued])
             return await keep_answer(uow, user, request, queued.run.body(), session_id=session_id)
 
     async def _admit(
@@ -242,7 +242,8 @@ class RunService:
                 if _is_news(run, known) or left <= 0:
                     break
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), left)
+                    async with asyncio.timeout(left):
+                        await changed.wait()
         return run
 
     async def cancel(self, user: User, session_id: str, run_id: str) -> Run:
@@ -253,7 +254,7 @@ class RunService:
             RunEndedError: It has ended.
         """
         async with self._database.transaction() as uow:
-            await owned(uow, user, session_id, for_update=True)
+            session = await owned(uow, user, session_id, for_update=True)
             run = await uow.runs.get(user.id, session_id, run_id)
             if run is None:
                 raise NotFoundError
@@ -262,7 +263,7 @@ class RunService:
             if run.status is RunStatus.CANCELLING:
                 return run
             changed = _stopped(run)
-            await uow.log.append([Append(session_id, [changed])])
+            await _append(uow, session, changed)
             uow.wake_workers()
         return changed.run
 
@@ -315,8 +316,13 @@ def _new_run(
     )
 
 
+async def _append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> None:
+    """Append to the log of a session whose row is locked."""
+    await uow.log.append([Append(session.id, list(drafts), last_seq=session.last_seq)])
+
+
 async def _enqueue(
-    uow: UnitOfWork, session_id: str, stopped: list[Draft], new: list[Draft]
+    uow: UnitOfWork, session: TutoringSession, stopped: list[Draft], new: list[Draft]
 ) -> None:
-    await uow.log.append([Append(session_id, [*stopped, *new])])
+    await _append(uow, session, *stopped, *new)
     uow.wake_workers(new_run=not stopped)

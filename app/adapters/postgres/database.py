@@ -13,6 +13,7 @@ from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.adapters.postgres.answers import PostgresAnswers
+from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
 from app.adapters.postgres.driver import Driver, check_cancelled, is_cancelled
 from app.adapters.postgres.log import PostgresEventLog
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 ROOT: Final = Path(__file__).resolve().parents[3]
 SERVER_SETTINGS: Final = {
     "application_name": "tutor-relay",
+    # Every statement here has an index to go by. A plan that was made, and kept, while the tables
+    # were still small would read all of them at each commit when they no longer are.
+    "enable_seqscan": "off",
     "idle_in_transaction_session_timeout": "15s",
     "jit": "off",
     "lock_timeout": "5s",
@@ -50,16 +54,16 @@ class PostgresUnitOfWork:
     driver's own, for the statements of the hot path, which cost a third that way (ADR 0010).
     """
 
-    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Driver, clock: DatabaseClock) -> None:
         self.touched: set[str] = set()
         self.work: str | None = None
         self.users = PostgresUsers(connection, driver)
         self.assistants = PostgresAssistants(connection)
-        self.sessions = PostgresSessions(connection, driver)
+        self.sessions = PostgresSessions(connection, driver, clock)
         self.messages = PostgresMessages(connection, driver)
         self.runs = PostgresRuns(connection, driver)
-        self.log = PostgresEventLog(driver, self.touched)
-        self.queue = PostgresQueue(driver)
+        self.log = PostgresEventLog(driver, self.touched, clock)
+        self.queue = PostgresQueue(driver, clock)
         self.upkeep = PostgresUpkeep(connection, driver)
         self.answers = PostgresAnswers(driver)
         self.tickets = PostgresTickets(connection)
@@ -82,6 +86,7 @@ class PostgresDatabase:
                 dsn, timeout=5, command_timeout=35, server_settings=SERVER_SETTINGS
             )
 
+        self._clock = DatabaseClock()
         self._engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=connect,
@@ -118,27 +123,18 @@ class PostgresDatabase:
                 not have been, if it went away during the commit.
         """
         async with self._connection() as (connection, driver):
-            uow = PostgresUnitOfWork(connection, driver)
+            uow = PostgresUnitOfWork(connection, driver, self._clock)
             async with driver.transaction():
                 yield uow
-            try:
-                await _notify(driver, uow)
-            except (
-                OSError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-            ) as error:
-                check_cancelled()
-                # What is written must not look unwritten, or it is written twice; a lost
-                # wake-up costs a poll's time.
-                log.warning("a wake-up was lost: %s", type(error).__name__)
+            await _notify(driver, uow)
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncGenerator[PostgresUnitOfWork]:
-        """Let each statement be a transaction of its own; nobody is told."""
+        """Let each statement be a transaction of its own; then tell readers and workers."""
         async with self._connection() as (connection, driver):
-            yield PostgresUnitOfWork(connection, driver)
+            uow = PostgresUnitOfWork(connection, driver, self._clock)
+            yield uow
+            await _notify(driver, uow)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncGenerator[PostgresUnitOfWork]:
@@ -147,7 +143,7 @@ class PostgresDatabase:
             self._connection() as (connection, driver),
             driver.transaction(isolation="repeatable_read", readonly=True),
         ):
-            yield PostgresUnitOfWork(connection, driver)
+            yield PostgresUnitOfWork(connection, driver, self._clock)
 
     async def check_ready(self) -> None:
         """Raise `StorageUnavailableError` or `SchemaBehindError` when it can't serve."""
@@ -173,12 +169,23 @@ async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
     """
     events, work = CHANNELS["events"], CHANNELS["work"]
     told = payload_of(uow.touched)
-    if uow.touched and uow.work is not None:
-        await driver.execute(NOTIFY_BOTH, work, uow.work, events, told)
-    elif uow.touched:
-        await driver.execute(NOTIFY, events, told)
-    elif uow.work is not None:
-        await driver.execute(NOTIFY, work, uow.work)
+    try:
+        if uow.touched and uow.work is not None:
+            await driver.execute(NOTIFY_BOTH, work, uow.work, events, told)
+        elif uow.touched:
+            await driver.execute(NOTIFY, events, told)
+        elif uow.work is not None:
+            await driver.execute(NOTIFY, work, uow.work)
+    except (
+        OSError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+    ) as error:
+        check_cancelled()
+        # What is written must not look unwritten, or it is written twice; a lost wake-up costs
+        # a poll's time.
+        log.warning("a wake-up was lost: %s", type(error).__name__)
 
 
 def schema_heads() -> list[str]:

@@ -1,72 +1,122 @@
 """The append-only log of every session, and the only writer of messages' and runs' rows.
 
-`append` locks the session rows by id, tests each fence on the very row that it locked (a fence
-tested through a join does not fence), stamps the drafts, and writes events, rows and places in
-one transaction.
+`append` stamps drafts with their places, and writes events, rows and the sessions' new ends in one
+statement. Where a writer knows the end of its log, that statement is all: it tests end and fence
+on the very rows that it updates. Where it does not, the rows are locked and read first.
 """
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
+from app.adapters.postgres.batch import Batch, Place, is_plain, stamp_delta
+from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.driver import Driver
-from app.adapters.postgres.rows import AnyRow, message_values, run_values
-from app.domain.events import Event, MessageChanged, RunChanged, dump
-from app.domain.models import Role, Run
+from app.adapters.postgres.rows import AnyRow
+from app.domain.events import Event
+from app.domain.models import Run
 from app.ports import Append, Cursor, LogState
 
 _LOCK = """
-SELECT id, user_id, last_seq, active_run_id, fence, clock_timestamp() AS at
+SELECT id, last_seq, active_run_id, fence, clock_timestamp() AS at
 FROM sessions WHERE id = ANY($1::text[]) AND deleted_at IS NULL
 ORDER BY id FOR UPDATE
 """
 
-_PLACED = """
+# Nearly all that is written: one delta each for many runs. One statement and no transaction
+# around it: it costs half of what the general one does, in the worker and here.
+_DELTAS = """
+WITH placed AS (
+    UPDATE sessions s SET last_seq = g.seq, updated_at = $6
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[])
+        AS g (id, seq, run_id, fence, data)
+    WHERE s.id = g.id AND s.last_seq = g.seq - 1 AND s.deleted_at IS NULL
+        AND s.fence = g.fence AND s.active_run_id = g.run_id
+    RETURNING s.id, g.seq, g.run_id, g.data
+), logged AS (
+    INSERT INTO events (session_id, seq, type, run_id, data)
+    SELECT id, seq, 'message.delta', run_id, data FROM placed
+)
+SELECT clock_timestamp() AS now,
+    CASE WHEN count(*) < cardinality($1::text[])
+        THEN coalesce(array_agg(id), '{}') END AS moved
+FROM placed
+"""
+
+# The fence is tested on the very row that is locked: through a join it would not fence.
+_WRITE = """
 WITH placed AS (
     UPDATE sessions s
-    SET last_seq = p.last_seq, active_run_id = p.active_run_id, fence = p.fence,
-        updated_at = p.at
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[])
-        AS p (id, last_seq, active_run_id, fence, at)
-    WHERE s.id = p.id
-)
-"""
-
-_EVENTS = """
-INSERT INTO events (session_id, seq, type, run_id, data)
-SELECT * FROM unnest($6::text[], $7::bigint[], $8::text[], $9::text[], $10::text[])
-"""
-
-# Rows travel as one JSON document: no parameter per column, and no statement per row. New rows
-# go with their events: each round trip stands between a question and its first word.
-_NEW_ROWS = """
-, new_runs AS (
+    SET last_seq = g.last_seq, updated_at = g.at, fence = coalesce(g.new_fence, s.fence),
+        active_run_id = CASE
+            WHEN g.active_run_id IS NOT NULL THEN g.active_run_id
+            WHEN s.active_run_id <> ALL (g.ended) THEN s.active_run_id
+        END,
+        upstream_thread_id =
+            CASE WHEN g.is_marked THEN g.upstream_thread_id ELSE s.upstream_thread_id END,
+        upstream_turn = CASE WHEN g.is_marked THEN g.upstream_turn ELSE s.upstream_turn END,
+        upstream_tail = CASE WHEN g.is_marked THEN g.upstream_tail ELSE s.upstream_tail END
+    FROM jsonb_to_recordset($1::jsonb -> 'places') AS g (
+        id text, was_seq bigint, run_id text, fence bigint, at timestamptz, last_seq bigint,
+        ended text[], new_fence bigint, active_run_id text, is_marked boolean,
+        upstream_thread_id text, upstream_turn bigint, upstream_tail text)
+    WHERE s.id = g.id AND s.last_seq = g.was_seq AND s.deleted_at IS NULL
+        AND (g.fence IS NULL
+            OR s.fence = g.fence AND s.active_run_id IS NOT DISTINCT FROM g.run_id)
+    RETURNING s.id, s.user_id, g.is_marked AND g.upstream_thread_id IS NULL AS is_lost
+), new_runs AS (
     INSERT INTO runs (id, session_id, user_id, assistant_id, assistant_version, model, status,
         attempts, input_message_id, meta, seq, turn, created_at)
-    SELECT id, session_id, user_id, assistant_id, assistant_version, model, status,
-        attempts, input_message_id, meta, seq, turn, created_at
-    FROM jsonb_populate_recordset(NULL::runs, $11::jsonb)
+    SELECT n.id, p.id, p.user_id, n.assistant_id, n.assistant_version, n.model, n.status,
+        n.attempts, n.input_message_id, n.meta, n.seq, n.turn, n.created_at
+    FROM placed p
+    JOIN jsonb_populate_recordset(NULL::runs, $1::jsonb -> 'new_runs') n ON n.session_id = p.id
 ), new_messages AS (
     INSERT INTO messages (id, session_id, run_id, role, status, content, meta, seq, turn,
         created_at, completed_at)
-    SELECT id, session_id, run_id, role, status, content, meta, seq, turn, created_at,
-        completed_at
-    FROM jsonb_populate_recordset(NULL::messages, $12::jsonb)
+    SELECT n.id, p.id, n.run_id, n.role, n.status, n.content, n.meta, n.seq, n.turn,
+        n.created_at, n.completed_at
+    FROM placed p
+    JOIN jsonb_populate_recordset(NULL::messages, $1::jsonb -> 'new_messages') n
+        ON n.session_id = p.id
+), changed_runs AS (
+    UPDATE runs r
+    SET status = n.status, attempts = n.attempts, output_message_id = n.output_message_id,
+        tool_calls = n.tool_calls, last_error = n.last_error,
+        incomplete_reason = n.incomplete_reason, usage = n.usage, started_at = n.started_at,
+        expires_at = n.expires_at, ended_at = n.ended_at,
+        upstream_response_id = coalesce(n.upstream_response_id, r.upstream_response_id)
+    FROM placed p
+    JOIN jsonb_populate_recordset(NULL::runs, $1::jsonb -> 'runs') n ON n.session_id = p.id
+    WHERE r.id = n.id
+), changed_messages AS (
+    UPDATE messages m
+    SET status = n.status, content = n.content, completed_at = n.completed_at
+    FROM placed p
+    JOIN jsonb_populate_recordset(NULL::messages, $1::jsonb -> 'messages') n
+        ON n.session_id = p.id
+    WHERE m.id = n.id
 ), noted AS (
     UPDATE runs r
     SET output_message_id = coalesce(n.message_id, r.output_message_id),
         upstream_response_id = coalesce(n.response_id, r.upstream_response_id)
-    FROM unnest($13::text[], $14::text[], $15::text[]) AS n (run_id, message_id, response_id)
-    WHERE r.id = n.run_id
+    FROM placed p, jsonb_to_recordset($1::jsonb -> 'notes')
+        AS n (run_id text, message_id text, response_id text)
+    WHERE r.id = n.run_id AND r.session_id = p.id
+), retired AS (
+    UPDATE upstream_threads t SET retired_at = now()
+    FROM placed p WHERE p.is_lost AND t.session_id = p.id AND t.retired_at IS NULL
+), logged AS (
+    INSERT INTO events (session_id, seq, type, run_id, data)
+    SELECT p.id, e.seq, e.type, e.run_id, e.data
+    FROM placed p
+    JOIN jsonb_to_recordset($1::jsonb -> 'events')
+        AS e (session_id text, seq bigint, type text, run_id text, data text)
+        ON e.session_id = p.id
 )
-"""
-
-_WRITE = _PLACED + _EVENTS
-_WRITE_WITH_NEW = _PLACED + _NEW_ROWS + _EVENTS
-
-_RETIRE = """
-UPDATE upstream_threads SET retired_at = now()
-WHERE session_id = ANY($1::text[]) AND retired_at IS NULL
+SELECT clock_timestamp() AS now,
+    CASE WHEN count(*) < jsonb_array_length($1::jsonb -> 'places')
+        THEN coalesce(array_agg(id), '{}') END AS moved
+FROM placed
 """
 
 _WAIT = "SELECT FROM sessions WHERE id = $1 FOR SHARE"
@@ -111,78 +161,74 @@ WITH old AS (
 SELECT count(*) FROM gone
 """
 
-_CHANGE_MESSAGES = """
-UPDATE messages m
-SET status = n.status, content = n.content, completed_at = n.completed_at
-FROM jsonb_populate_recordset(NULL::messages, $1::jsonb) n WHERE m.id = n.id
-"""
-
-_CHANGE_RUNS = """
-UPDATE runs r
-SET status = n.status, attempts = n.attempts, output_message_id = n.output_message_id,
-    tool_calls = n.tool_calls, last_error = n.last_error,
-    incomplete_reason = n.incomplete_reason, usage = n.usage, started_at = n.started_at,
-    expires_at = n.expires_at, ended_at = n.ended_at
-FROM jsonb_populate_recordset(NULL::runs, $1::jsonb) n WHERE r.id = n.id
-"""
-
-_MARK_THREADS = """
-UPDATE sessions s
-SET upstream_thread_id = n.upstream_thread_id, upstream_turn = n.upstream_turn,
-    upstream_tail = n.upstream_tail
-FROM jsonb_populate_recordset(NULL::sessions, $1::jsonb) n WHERE s.id = n.id
-"""
-
 
 class PostgresEventLog:
     """The log, inside one transaction."""
 
-    def __init__(self, driver: Driver, touched: set[str]) -> None:
+    def __init__(self, driver: Driver, touched: set[str], clock: DatabaseClock) -> None:
         self._driver = driver
         self._touched = touched
-        """Sessions that this transaction appended to; their readers are told after it."""
+        """Sessions that were appended to; their readers are told after the commit."""
+        self._clock = clock
 
     async def append(self, appends: Sequence[Append]) -> list[Append]:
-        """Write to many logs in one go; return those refused by their fence or gone."""
-        ids = list({append.session_id for append in appends})
-        rows = await self._driver.fetch(_LOCK, ids)
-        places = {row["id"]: _Place(row) for row in rows}
-        batch = _Batch()
+        """Write to many logs in one go; return those refused by their fence or gone.
+
+        An append that knows where its log ended is also refused when that is no longer so.
+        """
+        at = self._clock.now()
+        if at is None or any(append.last_seq is None for append in appends):
+            batch = Batch(await self._locked(appends))
+        elif is_plain(appends):
+            return await self._append_deltas(appends, at)
+        else:
+            batch = Batch(
+                {
+                    a.session_id: Place(a.session_id, a.last_seq or 0, at, a.run_id, a.fence)
+                    for a in reversed(appends)
+                }
+            )
+        taken: list[Append] = []
         refused: list[Append] = []
         for append in appends:
-            place = places.get(append.session_id)
-            if place is None or not place.admits(append):
-                refused.append(append)
-            else:
-                batch.take(append, place)
-        moved = [place for place in places.values() if place.moved]
-        if moved:
-            await self._write(batch, moved)
-            self._touched.update(event.session_id for event in batch.events)
+            (taken if batch.take(append) else refused).append(append)
+        if taken:
+            refused += self._settle(await self._driver.fetch(_WRITE, batch.document()), taken)
         return refused
 
-    async def _write(self, batch: "_Batch", places: "list[_Place]") -> None:
-        events, execute = batch.events, self._driver.execute
-        new = batch.new_rows()
-        await execute(
-            _WRITE_WITH_NEW if new else _WRITE,
-            [place.session_id for place in places],
-            [place.last_seq for place in places],
-            [place.active_run_id for place in places],
-            [place.fence for place in places],
-            [place.at for place in places],
-            [event.session_id for event in events],
-            [event.seq for event in events],
-            [event.type for event in events],
-            [event.run_id for event in events],
-            [event.data for event in events],
-            *new,
+    async def _locked(self, appends: Sequence[Append]) -> dict[str, Place]:
+        rows = await self._driver.fetch(_LOCK, list({append.session_id for append in appends}))
+        return {
+            row["id"]: Place(
+                row["id"],
+                row["last_seq"],
+                self._clock.observe(row["at"]),
+                row["active_run_id"],
+                row["fence"],
+            )
+            for row in rows
+        }
+
+    async def _append_deltas(self, appends: Sequence[Append], at: datetime) -> list[Append]:
+        data = [stamp_delta(append, at) for append in appends]
+        rows = await self._driver.fetch(
+            _DELTAS,
+            [append.session_id for append in appends],
+            [append.stamped[0].seq for append in appends],
+            [append.run_id for append in appends],
+            [append.fence for append in appends],
+            data,
+            at,
         )
-        for statement, rows in batch.rows():
-            await execute(statement, dump(rows))
-        lost = [mark["id"] for mark in batch.marks if mark["upstream_thread_id"] is None]
-        if lost:
-            await execute(_RETIRE, lost)
+        return self._settle(rows, appends)
+
+    def _settle(self, rows: Sequence[AnyRow], appends: Sequence[Append]) -> list[Append]:
+        """Note whose readers are to be told; return the appends whose log had moved on."""
+        self._clock.observe(rows[0]["now"])
+        moved = rows[0]["moved"]
+        refused = [] if moved is None else [a for a in appends if a.session_id not in moved]
+        self._touched.update(a.session_id for a in appends if a.drafts and a not in refused)
+        return refused
 
     async def is_written(self, append: Append) -> bool:
         """Tell whether an append whose commit was in doubt is in the log.
@@ -233,111 +279,3 @@ class PostgresEventLog:
     async def prune(self, *, older_than: timedelta, limit: int) -> int:
         """Delete the deltas of at most `limit` runs that ended that long ago; return how many."""
         return await self._driver.fetchval(_PRUNE, older_than, limit) or 0
-
-
-class _Place:
-    """Where a locked session stands, moved on as drafts are stamped."""
-
-    def __init__(self, row: AnyRow) -> None:
-        self.session_id: str = row["id"]
-        self.user_id: str = row["user_id"]
-        self.last_seq: int = row["last_seq"]
-        self.active_run_id: str | None = row["active_run_id"]
-        self.fence: int = row["fence"]
-        self.at: datetime = row["at"]
-        self.moved = False
-
-    def admits(self, append: Append) -> bool:
-        if append.fence is None:
-            return True
-        return self.fence == append.fence and self.active_run_id == append.run_id
-
-
-class _Batch:
-    """Everything that one transaction writes, by statement."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.new_messages: list[dict[str, Any]] = []
-        self.new_runs: list[dict[str, Any]] = []
-        self.messages: list[dict[str, Any]] = []
-        self.runs: list[dict[str, Any]] = []
-        self.notes: dict[str, tuple[str | None, str | None]] = {}
-        """The answer's and the generation's id, by run: a run's row is updated but once."""
-        self.marks: list[dict[str, Any]] = []
-
-    def new_rows(self) -> list[Any]:
-        """Return the parameters of `_NEW_ROWS`; empty when there is nothing new."""
-        if not self.new_runs and not self.new_messages and not self.notes:
-            return []
-        return [
-            dump(self.new_runs),
-            dump(self.new_messages),
-            list(self.notes),
-            [message_id for message_id, _ in self.notes.values()],
-            [response_id for _, response_id in self.notes.values()],
-        ]
-
-    def rows(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """Return the statements that have rows, in the order of the locks that they take."""
-        ordered = [
-            (_CHANGE_RUNS, self.runs),
-            (_CHANGE_MESSAGES, self.messages),
-            (_MARK_THREADS, self.marks),
-        ]
-        return [(statement, rows) for statement, rows in ordered if rows]
-
-    def take(self, append: Append, place: _Place) -> None:
-        append.stamped.clear()
-        place.moved = True
-        if append.new_fence is not None:
-            place.fence = append.new_fence
-        if append.response_id is not None and append.run_id is not None:
-            self._note(append.run_id, response_id=append.response_id)
-        for draft in append.drafts:
-            place.last_seq += 1
-            data = draft.stamp(place.session_id, place.last_seq, place.at)
-            event = Event(place.session_id, place.last_seq, draft.type, draft.run_id, data)
-            append.stamped.append(event)
-            self.events.append(event)
-            if isinstance(draft, MessageChanged):
-                self._take_message(draft)
-            elif isinstance(draft, RunChanged):
-                self._take_run(draft, place)
-        if append.thread is not None:
-            mark = append.thread
-            self.marks.append(
-                {
-                    "id": place.session_id,
-                    "upstream_thread_id": mark.thread_id,
-                    "upstream_turn": mark.turn,
-                    "upstream_tail": mark.tail,
-                }
-            )
-
-    def _note(
-        self, run_id: str, *, message_id: str | None = None, response_id: str | None = None
-    ) -> None:
-        before = self.notes.get(run_id, (None, None))
-        self.notes[run_id] = (message_id or before[0], response_id or before[1])
-
-    def _take_message(self, draft: MessageChanged) -> None:
-        message = draft.message
-        if draft.is_new:
-            self.new_messages.append(message_values(message))
-            if message.role is Role.ASSISTANT and message.run_id is not None:
-                self._note(message.run_id, message_id=message.id)
-            return
-        self.messages.append(message_values(message))
-
-    def _take_run(self, draft: RunChanged, place: _Place) -> None:
-        run = draft.run
-        if run.status.is_active:
-            place.active_run_id = run.id
-        elif place.active_run_id == run.id:
-            place.active_run_id = None
-        values = run_values(run)
-        if draft.is_new:
-            self.new_runs.append({**values, "user_id": place.user_id})
-        else:
-            self.runs.append(values)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.driver import Driver
 from app.adapters.postgres.rows import AnyRow, run_of
 from app.domain.models import Run, RunStatus
@@ -15,8 +16,8 @@ from app.ports import Claim, Thread
 
 _QUEUED = """
 WITH picked AS (
-SELECT r.*, s.fence, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn, s.upstream_tail,
-    r.expires_at - clock_timestamp() AS remaining
+SELECT r.*, s.fence, s.last_seq, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn,
+    s.upstream_tail, clock_timestamp() AS at
 FROM runs r JOIN sessions s ON s.id = r.session_id
 WHERE r.status = 'queued' AND s.active_run_id IS NULL AND s.deleted_at IS NULL
     AND NOT EXISTS (
@@ -34,8 +35,8 @@ SELECT * FROM picked ORDER BY created_at
 
 # After Postgres was away all leases have run out; their holders get one lease to renew them.
 _ABANDONED = """
-SELECT r.*, s.fence, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn, s.upstream_tail,
-    r.expires_at - clock_timestamp() AS remaining
+SELECT r.*, s.fence, s.last_seq, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn,
+    s.upstream_tail, clock_timestamp() AS at
 FROM runs r JOIN sessions s ON s.id = r.session_id
 WHERE r.status IN ('in_progress', 'cancelling') AND r.lease_expires_at < clock_timestamp()
     AND (r.worker_id IS NULL OR (
@@ -103,15 +104,16 @@ FOR UPDATE OF s, r SKIP LOCKED
 class PostgresQueue:
     """The queue, inside one transaction."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, clock: DatabaseClock) -> None:
         self._driver = driver
+        self._clock = clock
 
     async def lease_queued(
         self, worker_id: str, *, lease: timedelta, lifetime: timedelta, limit: int
     ) -> Sequence[Claim]:
         """Lock and lease the oldest runs that wait in sessions without an active run."""
         rows = await self._rows(_QUEUED, limit, worker_id, lease)
-        return [_claim(row, lifetime) for row in rows]
+        return [self._claim(row, lifetime) for row in rows]
 
     async def lease_abandoned(
         self, worker_id: str, *, lease: timedelta, limit: int, reap: bool, held: Sequence[str]
@@ -123,7 +125,7 @@ class PostgresQueue:
         """
         rows = await self._rows(_ABANDONED, limit, reap, list(held), lease)
         await self._lease(rows, worker_id, lease)
-        return [_claim(row, row["remaining"]) for row in rows]
+        return [self._claim(row, row["expires_at"] - row["at"]) for row in rows]
 
     async def _lease(self, rows: Sequence[AnyRow], worker_id: str, lease: timedelta) -> None:
         if rows:
@@ -168,15 +170,16 @@ class PostgresQueue:
     async def _rows(self, statement: str, *parameters: Any) -> Sequence[AnyRow]:
         return await self._driver.fetch(statement, *parameters)
 
-
-def _claim(row: AnyRow, remaining: timedelta) -> Claim:
-    return Claim(
-        run=run_of(row),
-        fence=row["fence"] + 1,
-        thread=Thread(row["upstream_thread_id"], row["upstream_turn"], row["upstream_tail"]),
-        response_id=row["upstream_response_id"],
-        is_takeover=row["status"] != RunStatus.QUEUED,
-        handovers=row["handovers"],
-        remaining=remaining,
-        safety_id=hashlib.sha256(row["owner"].encode()).hexdigest(),
-    )
+    def _claim(self, row: AnyRow, remaining: timedelta) -> Claim:
+        self._clock.observe(row["at"])
+        return Claim(
+            run=run_of(row),
+            fence=row["fence"] + 1,
+            last_seq=row["last_seq"],
+            thread=Thread(row["upstream_thread_id"], row["upstream_turn"], row["upstream_tail"]),
+            response_id=row["upstream_response_id"],
+            is_takeover=row["status"] != RunStatus.QUEUED,
+            handovers=row["handovers"],
+            remaining=remaining,
+            safety_id=hashlib.sha256(row["owner"].encode()).hexdigest(),
+        )
