@@ -1,6 +1,7 @@
 """What may be stored as text, and how instants are written."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
 def is_storable(text: str) -> bool:
@@ -22,9 +23,10 @@ def clean(text: str) -> str:
     return paired.decode("utf-16-le", "replace")
 
 
+@lru_cache(maxsize=16)
 def rfc3339(instant: datetime) -> str:
     """Write an aware instant as UTC with microseconds: `2026-11-24T08:00:00.000000Z`."""
-    # Every event passes here, in UTC already: `astimezone` and `strftime` are most of the cost.
+    # Every event passes here, in UTC already, and all of one commit with one instant.
     if instant.tzinfo is not UTC:
         instant = instant.astimezone(UTC)
     return instant.isoformat(timespec="microseconds")[:-6] + "Z"

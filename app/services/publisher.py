@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MIN_TICK_S: Final = 0.030
 MAX_TICK_S: Final = 0.045
-DUTY: Final = 0.15
+DUTY: Final = 0.08
 """Share of the time that may go into commits before the tick widens."""
 AWAY_RETRY_S: Final = 0.25
 

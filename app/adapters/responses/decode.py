@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from pydantic_core import from_json
+
 from app.adapters.responses.errors import failure, interrupted, of_response
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
 from app.domain.text import clean
@@ -47,7 +49,7 @@ class ResponseDecoder:
             UpstreamError: The upstream reports an error, or sends what can't be read.
         """
         try:
-            event = json.loads(data)
+            event = _load(data)
             type_: str = event["type"]
             if self._is_repeated(event):
                 return
@@ -84,6 +86,15 @@ class ResponseDecoder:
     def _part(self, event: dict[str, Any]) -> int:
         key = (event.get("output_index"), event.get("content_index"))
         return self._parts.setdefault(key, len(self._parts))
+
+
+def _load(data: bytes) -> Any:
+    # Every token passes here: the standard parser takes five times as long.
+    try:
+        return from_json(data)
+    except ValueError:
+        # It alone takes half a surrogate pair, which one delta may bring and the next complete.
+        return json.loads(data)
 
 
 def _steps(type_: str, event: dict[str, Any]) -> Iterator[Step]:
