@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from app.domain.models import (
+    Message,
     Run,
     RunStatus,
 )
@@ -37,6 +38,8 @@ class Claim:
     """How often a holder gave the run back in order, which costs it no attempt."""
     remaining: timedelta
     """Time left until `expires_at`, by the database's clock."""
+    unsaid: Sequence[Message] | None
+    """The turns that the thread lacks, if they were looked up with the claim."""
     safety_id: str
     """Who asks, in a form that can be shown to the upstream."""
 

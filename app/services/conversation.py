@@ -25,6 +25,7 @@ class Conversation:
         self._upstream = upstream
         self._claim = claim
         self.thread: Thread | None = claim.thread if claim.thread.thread_id else None
+        self._unsaid = claim.unsaid
 
     def forget_thread(self) -> None:
         """Give the upstream's thread up: it is lost, or its content is in doubt."""
@@ -59,7 +60,8 @@ class Conversation:
 
     async def _turns(self, *, after: int) -> list[Message]:
         """Return the messages after a turn up to the last question."""
-        messages = list(await patiently(lambda: self._read(after)))
+        known, self._unsaid = self._unsaid, None
+        messages = list(await patiently(lambda: self._read(after)) if known is None else known)
         while messages and messages[-1].role is Role.ASSISTANT:
             messages.pop()
         return messages
