@@ -7,13 +7,15 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
+from app.adapters.postgres.clock import TRUSTED_S, DatabaseClock
 from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.postgres.log import _DELTAS
 from app.adapters.postgres.wakeups import CHANNELS, MAX_PAYLOAD_BYTES, PostgresWakeUps
 from app.domain.events import Delta, RunChanged
 from app.domain.models import Part, Principal, Run, RunStatus, User
@@ -74,6 +76,11 @@ class Desk:
 
     async def append(self, *appends: Append) -> list[Append]:
         async with self.database.transaction() as uow:
+            return await uow.log.append(appends)
+
+    async def append_alone(self, *appends: Append) -> list[Append]:
+        """Append in statements of their own, as a worker's ticks do."""
+        async with self.database.autocommit() as uow:
             return await uow.log.append(appends)
 
     async def append_in_vain(self, append: Append) -> None:
@@ -241,7 +248,10 @@ async def test_nothing_follows_the_end_of_a_run(desk: Desk) -> None:
     assert (await desk.runs.get(user, session, run_id)).status is RunStatus.COMPLETED
 
 
-async def test_a_fence_is_tested_on_the_row_as_it_is_once_its_lock_is_had(desk: Desk) -> None:
+@pytest.mark.parametrize("kind", ["locked", "delta alone", "with rows"])
+async def test_a_fence_is_tested_on_the_row_as_it_is_once_its_lock_is_had(
+    desk: Desk, kind: str
+) -> None:
     """The old holder waits for the row while it is taken over: it must see the new fence."""
     user, session = await desk.session()
     await desk.waiting(user, session)
@@ -252,16 +262,115 @@ async def test_a_fence_is_tested_on_the_row_as_it_is_once_its_lock_is_had(desk: 
     stale = Append(
         session, [Delta("msg_none", run_id, 0, ["stale"])], run_id=run_id, fence=claim.fence
     )
+    if kind != "locked":
+        # Nothing but the fence keeps it out: a takeover adds no event.
+        stale.last_seq = claim.last_seq
+    if kind == "with rows":
+        stale.drafts.append(RunChanged(replace(claim.run, status=RunStatus.COMPLETED)))
+    write = desk.append if kind == "locked" else desk.append_alone
     async with desk.database.transaction() as uow:
         (taken,) = await uow.queue.lease_abandoned(
             "worker_new", lease=LEASE, limit=1, reap=False, held=[]
         )
-        writing = asyncio.create_task(desk.append(stale))
+        writing = asyncio.create_task(write(stale))
         await _someone_waits_for_a_lock(desk)
         takeover = Append(session, [], run_id=run_id, new_fence=taken.fence)
         assert not await uow.log.append([takeover])
     assert await writing == [stale]
     assert await desk.told(session) == []
+    assert (await desk.runs.get(user, session, run_id)).status is RunStatus.IN_PROGRESS
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+async def test_who_knows_an_end_that_is_no_more_writes_nothing_and_others_in_the_batch_do(
+    desk: Desk, *, is_plain: bool
+) -> None:
+    user = await desk.user()
+    sessions = [(await desk.session(user))[1] for _ in range(3)]
+    for session in sessions:
+        await desk.waiting(user, session)
+    claims = {claim.run.session_id: claim for claim in await desk.queue("worker_a").claim(10)}
+    moved = sessions[1]
+    await desk.append(says(moved, "somebody else's"))
+    appends = []
+    for session in sessions:
+        claim = claims[session]
+        delta = Delta("msg_none", claim.run.id, 0, ["mine"])
+        ended = [] if is_plain else [RunChanged(replace(claim.run, status=RunStatus.COMPLETED))]
+        appends.append(
+            Append(
+                session,
+                [delta, *ended],
+                run_id=claim.run.id,
+                fence=claim.fence,
+                last_seq=claim.last_seq,
+            )
+        )
+    assert await desk.append_alone(*appends) == [appends[1]]
+    assert await desk.told(moved) == ["somebody else's"]
+    for session in sessions:
+        run = await desk.runs.get(user, session, claims[session].run.id)
+        is_written = session != moved
+        assert (run.status is RunStatus.COMPLETED) == (is_written and not is_plain)
+        if is_written:
+            assert await desk.told(session) == ["mine"]
+    # Once the end is looked up, it goes on.
+    appends[1].last_seq = None
+    assert not await desk.append(appends[1])
+    assert await desk.told(moved) == ["somebody else's", "mine"]
+    seqs = [event.seq for event in await desk.events(moved)]
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+async def test_instants_of_those_who_know_the_end_are_the_database_s_and_in_order(
+    desk: Desk,
+) -> None:
+    user, session = await desk.session()
+    await desk.waiting(user, session)
+    (claim,) = await desk.queue("worker_a").claim(1)
+    last_seq = claim.last_seq
+    for number in range(20):
+        delta = Delta("msg_none", claim.run.id, 0, [f"{number}"])
+        append = Append(
+            session, [delta], run_id=claim.run.id, fence=claim.fence, last_seq=last_seq
+        )
+        if number % 5 == 4:
+            append.last_seq = None
+        assert not await desk.append_alone(append)
+        last_seq = append.stamped[-1].seq
+    now = await desk.value("SELECT clock_timestamp()")
+    instants = [
+        datetime.fromisoformat(json.loads(event.data)["at"])
+        for event in await desk.events(session)
+    ]
+    assert instants == sorted(instants)
+    assert timedelta() <= now - instants[-1] < timedelta(seconds=10)
+
+
+async def test_a_clock_that_was_not_heard_of_lately_is_not_trusted() -> None:
+    clock = DatabaseClock()
+    assert clock.now() is None
+    told = datetime(2030, 1, 1, tzinfo=UTC)
+    clock.observe(told)
+    first, second = clock.now(), clock.now()
+    assert first is not None
+    assert second is not None
+    assert told <= first <= second
+    clock._heard -= TRUSTED_S  # noqa: SLF001 - ten seconds pass
+    assert clock.now() is None
+
+
+async def test_a_plan_made_on_small_tables_does_not_read_all_of_large_ones(desk: Desk) -> None:
+    """Plans are kept: one that scans costs every commit the size of the table, for good."""
+    async with desk.database._connection() as (_, driver):  # noqa: SLF001 - as the service does
+        await driver.execute("SET plan_cache_mode = force_generic_plan")
+        kinds = "text[], bigint[], text[], bigint[], text[], timestamptz"
+        await driver.execute(f"PREPARE tick ({kinds}) AS {_DELTAS}")
+        rows = await driver.fetch("EXPLAIN EXECUTE tick ('{}', '{}', '{}', '{}', '{}', now())")
+        await driver.execute("DEALLOCATE tick; RESET plan_cache_mode")
+    plan = "\n".join(row[0] for row in rows)
+    assert "Index Scan using pk_sessions" in plan
+    assert "Seq Scan" not in plan
 
 
 async def _someone_waits_for_a_lock(desk: Desk) -> None:

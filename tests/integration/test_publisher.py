@@ -11,7 +11,7 @@ import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
 from app.domain.errors import FencedError
-from app.domain.events import Delta, Draft, MessageChanged
+from app.domain.events import Delta, Draft, MessageChanged, StepChanged
 from app.domain.models import (
     Message,
     MessageStatus,
@@ -22,7 +22,7 @@ from app.domain.models import (
     RunStatus,
     User,
 )
-from app.ports import Claim, Ended, Generation, TextDelta, Thread, Turn, UpstreamEvent
+from app.ports import Append, Claim, Ended, Generation, TextDelta, Thread, Turn, UpstreamEvent
 from app.services import publisher as module
 from app.services.answer import Answer
 from app.services.execution import Execution, Executor
@@ -36,11 +36,13 @@ LATE_S = 1.0
 
 
 class Proxy:
-    """Stands between a client and Postgres, and can spoil one COMMIT."""
+    """Stands between a client and Postgres, and can spoil one commit."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.fault: Fault | None = None
+        self.marker = b"COMMIT;"
+        """What the request says that commits: of one statement alone, its data."""
         self.spoiled = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
@@ -64,7 +66,7 @@ class Proxy:
             try:
                 while data := await reader.read(1 << 16):
                     fault = self.fault
-                    if fault is None or b"COMMIT;" not in data:
+                    if fault is None or self.marker not in data:
                         to_server.write(data)
                         await to_server.drain()
                         continue
@@ -358,9 +360,10 @@ async def test_what_the_upstream_says_is_cleaned_and_all_accounts_agree(
 # ---------------------------------------------------------------- commits in doubt
 
 
+@pytest.mark.parametrize("way", ["statement", "transaction"])
 @pytest.mark.parametrize("fault", ["answer lost", "never arrives", "arrives late"])
 async def test_a_commit_in_doubt_is_looked_up_and_nothing_is_lost_or_written_twice(
-    desk: Desk, own_database: str, fault: Fault
+    desk: Desk, own_database: str, fault: Fault, way: str
 ) -> None:
     _, claims = await claimed(desk, 4)
     lost = claims[3]
@@ -372,6 +375,13 @@ async def test_a_commit_in_doubt_is_looked_up_and_nothing_is_lost_or_written_twi
             for log in logs[:3]:
                 say(log, "one ")
                 await log.flush()
+            if way == "statement":
+                proxy.marker = b'"text":"two "'
+            else:
+                # Somebody else wrote to the logs: they are locked and looked at first.
+                for claim in claims[:3]:
+                    step = StepChanged("run_none", "function", "completed")
+                    await desk.append(Append(claim.run.session_id, [step]))
             proxy.fault = fault
             for log in logs:
                 say(log, "two ")
