@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from app.domain.models import (
 from app.ports import Claim, Database, Ended, ThreadMark, Upstream
 from app.services.answer import Answer
 from app.services.attempts import AttemptCounter, Attempts, total
+from app.services.cancelling import Canceller
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import Publisher
@@ -31,6 +33,8 @@ CACHED_CONFIGS: Final = 200
 
 _CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
 """Ends whose account holds less than was said: what was shown stays."""
+_WHOLE: Final = frozenset({RunStatus.COMPLETED, RunStatus.INCOMPLETE})
+"""Ends of the upstream's that a cancellation which comes too late loses to."""
 EXPIRED: Final = Failure("run_timeout", "The answer took too long.")
 UNANSWERED: Final = "The tutor could not answer."
 INTERNAL: Final = Failure("internal_error", "Something went wrong on our side.")
@@ -50,6 +54,7 @@ class Execution:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
+        self.deadline = time.monotonic() + claim.remaining.total_seconds()
         self.reason: Stop | None = None
         self._scope: asyncio.Timeout | None = None
 
@@ -62,7 +67,7 @@ class Execution:
     @asynccontextmanager
     async def scope(self) -> AsyncGenerator[None]:
         """Bound the upstream's work by the run's deadline, and by `stop`."""
-        seconds = 0.0 if self.reason else max(0.0, self.claim.remaining.total_seconds())
+        seconds = 0.0 if self.reason else max(0.0, self.deadline - time.monotonic())
         self._scope = asyncio.timeout(seconds)
         try:
             async with self._scope:
@@ -96,6 +101,7 @@ class Executor:
     ) -> None:
         self._database = database
         self._upstream = upstream
+        self._canceller = Canceller(upstream)
         self._publisher = publisher
         self._worker_id = worker_id
         self._max_attempts = max_attempts
@@ -118,6 +124,8 @@ class Executor:
                 run_log,
                 self._upstream,
                 AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
+                execution.deadline,
+                claim.response_id,
             )
             outcome = await self._attend(execution, work)
             if outcome is None:
@@ -150,7 +158,8 @@ class Executor:
     async def _attend(self, execution: Execution, work: Attempts) -> _Outcome | None:
         """Run the upstream's part inside its bounds; None when it is not ours to settle."""
         if execution.claim.run.status is RunStatus.CANCELLING:
-            return _Outcome(RunStatus.CANCELLED)
+            # Its worker is gone: nothing is generated again, and nobody else stops what goes on.
+            return await self._cut_short(work, RunStatus.CANCELLED)
         try:
             async with execution.scope():
                 return _judge(await work.generate())
@@ -159,7 +168,7 @@ class Executor:
                 return None
             is_cancelled = execution.reason is Stop.CANCELLED
             status = RunStatus.CANCELLED if is_cancelled else RunStatus.EXPIRED
-            error = None if is_cancelled else EXPIRED
+            return await self._cut_short(work, status)
         except UpstreamError as failure:
             status, error = RunStatus.FAILED, Failure(failure.code, failure.detail)
         except FencedError:
@@ -168,6 +177,21 @@ class Executor:
             log.exception("a run failed on our side", extra={"run_id": execution.claim.run.id})
             status, error = RunStatus.FAILED, INTERNAL
         return _Outcome(status, error, is_thread_sound=not work.in_doubt)
+
+    async def _cut_short(self, work: Attempts, status: RunStatus) -> _Outcome:
+        """Stop what goes on upstream; an answer that was finished before that is kept."""
+        error = EXPIRED if status is RunStatus.EXPIRED else None
+        told = None
+        # A foreground generation of our own ended with its connection.
+        outlives = self._upstream.is_background or work.claim.is_takeover
+        if work.response_id is not None and outlives:
+            told = await self._canceller.cancel(work.response_id)
+        if told is not None:
+            if told.status in _WHOLE:
+                return _judge(told)
+            work.spent = total(work.spent, told.usage)
+        is_sound = not work.in_doubt and not work.claim.is_takeover
+        return _Outcome(status, error, is_thread_sound=is_sound)
 
     async def _settle(self, work: Attempts, outcome: _Outcome) -> None:
         """Write the end: the message first, then the run, then what the thread holds."""
