@@ -31,9 +31,15 @@ class Canceller:
         """
         telling = asyncio.create_task(self._tell(response_id))
         self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
+        telling.add_done_callback(self._told)
         done, _ = await asyncio.wait({telling}, timeout=WAIT_S)
         return telling.result() if done else None
+
+    def _told(self, telling: asyncio.Task[Ended | None]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled() and telling.exception() is not None:
+            # The worker stops: it does not wait for those whose students don't.
+            log.warning("the upstream was not told to stop a generation")
 
     async def _tell(self, response_id: str) -> Ended | None:
         try:

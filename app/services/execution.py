@@ -110,30 +110,43 @@ class Executor:
 
     async def execute(self, execution: Execution) -> None:
         """Bring a claimed run to its end, unless it is stopped or lost on the way."""
+        work = await self._begin(execution)
+        try:
+            outcome = await self._attend(execution, work)
+            if outcome is not None:
+                await self._settle(work, outcome)
+                return
+            await work.log.flush()
+        except FencedError:
+            log.info("run lost to another worker", extra={"run_id": work.claim.run.id})
+        await self._leave(work)
+
+    async def _begin(self, execution: Execution) -> Attempts:
         claim = execution.claim
         run_log = self._publisher.open(claim)
-        try:
-            shown, config = await self._load(claim.run)
-            answer = Answer(run_log, claim.run, shown)
-            conversation = Conversation(self._database, self._upstream, claim)
-            work = Attempts(
-                claim,
-                config,
-                answer,
-                conversation,
-                run_log,
-                self._upstream,
-                AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
-                execution.deadline,
-                claim.response_id,
-            )
-            outcome = await self._attend(execution, work)
-            if outcome is None:
-                await run_log.flush()
-                return
-            await self._settle(work, outcome)
-        except FencedError:
-            log.info("run lost to another worker", extra={"run_id": claim.run.id})
+        shown, config = await self._load(claim.run)
+        return Attempts(
+            claim,
+            config,
+            Answer(run_log, claim.run, shown),
+            Conversation(self._database, self._upstream, claim),
+            run_log,
+            self._upstream,
+            AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
+            execution.deadline,
+            claim.response_id,
+        )
+
+    async def _leave(self, work: Attempts) -> None:
+        """Let go of a run: another worker follows what goes on, unless its session was deleted."""
+        if work.response_id is None or not self._upstream.is_background:
+            return
+        if await patiently(lambda: self._is_gone(work.claim.run.session_id)):
+            await self._canceller.cancel(work.response_id)
+
+    async def _is_gone(self, session_id: str) -> bool:
+        async with self._database.autocommit() as uow:
+            return bool(await uow.log.gone([session_id]))
 
     async def _load(self, run: Run) -> tuple[Message | None, AssistantConfig]:
         """Return what is shown of the answer already, and the tutor's configuration."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.conftest import NewDatabase
@@ -315,6 +316,25 @@ async def test_a_cancelled_run_whose_worker_died_is_settled_and_not_generated_ag
     assert (run["usage"] is None) == (background == "false")
     assert await text_of(asked)
     await upstream_is_idle(stack)
+    assert await posts(stack) == 1
+
+
+async def test_a_generation_that_somebody_cancels_upstream_is_not_made_again(
+    stack: Stack, staff: Staff
+) -> None:
+    await stack.admin("POST", "pace", {"tokens_per_second": 8})
+    await staff.of(1)
+    asked = (await ask_at_once(stack, 1))[0]
+    await under_way(stack, [asked])
+    query = "SELECT upstream_response_id FROM runs WHERE id = $1"
+    name = await stack.fetchval(query, asked.run)
+    url = f"http://127.0.0.1:{stack.sandbox_port}/v1/responses/{name}/cancel"
+    async with httpx2.AsyncClient(headers={"authorization": "Bearer k"}) as http:
+        assert (await http.post(url)).is_success
+    run = await asked.client.ended(asked.session, asked.run)
+    assert (run["status"], run["attempts"]) == ("cancelled", 1)
+    assert run["usage"]["output_tokens"] > 0
+    assert await text_of(asked)
     assert await posts(stack) == 1
 
 

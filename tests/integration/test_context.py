@@ -75,7 +75,7 @@ async def begun(stack: Stack, client: Client, session: str, text: str) -> str:
     async def speaks() -> bool:
         return bool(await stack.fetchval(query, run) >= 2)
 
-    await until(speaks)
+    await until(speaks, within=60)
     return run
 
 
@@ -97,6 +97,19 @@ async def test_a_turn_that_was_cancelled_in_the_middle(stack: Stack) -> None:
     assert [role for role, _ in said] == ["user", "assistant"] * 3
 
 
+async def test_a_session_that_is_deleted_stops_what_is_generated_for_it(stack: Stack) -> None:
+    client, session, mark = await answered(stack)
+    await begun(stack, client, session, f"What is 20 + 22? (ref {mark})")
+    made = (await stack.admin("GET", "stats"))["generations_completed"]
+    await client.call("DELETE", f"/v1/sessions/{session}", 204)
+
+    async def is_over() -> bool:
+        return bool((await stack.admin("GET", "stats"))["running"] == 0)
+
+    await until(is_over)
+    assert (await stack.admin("GET", "stats"))["generations_completed"] == made
+
+
 async def test_a_turn_that_was_cancelled_before_its_first_word(stack: Stack) -> None:
     client, session, mark = await answered(stack)
     await install(stack, mark, ({"type": "stuck"},))
@@ -106,6 +119,13 @@ async def test_a_turn_that_was_cancelled_before_its_first_word(stack: Stack) -> 
         return bool((await stack.admin("GET", "stats"))["running"] == 1)
 
     await until(is_asked)
+    if stack.settings["UPSTREAM_BACKGROUND"] == "true":
+        query = "SELECT upstream_response_id FROM runs WHERE id = $1"
+
+        async def is_known_by_name() -> bool:
+            return bool(await stack.fetchval(query, run))
+
+        await until(is_known_by_name)
     await cancel(client, session, run)
     assert (await client.ended(session, run))["status"] == "cancelled"
     said = await assert_known(stack, client, session)
@@ -146,13 +166,22 @@ async def test_a_turn_that_the_upstream_ended_badly(
 
 
 @pytest.mark.parametrize(
-    "action",
-    [CUT, {**CUT, "type": "eof"}, {**CUT, "finish": True}, {**CUT, "type": "garbage_json"}],
-    ids=lambda action: f"{action['type']} {action.get('finish', '')}",
+    "actions",
+    [
+        (CUT,) * 2,
+        ({**CUT, "type": "eof"},) * 2,
+        ({**CUT, "type": "garbage_json"},) * 2,
+        ({**CUT, "finish": True},) * 2,
+        # What was shown is withdrawn, and nothing comes after it.
+        (CUT, {"type": "status", "status": 503}),
+    ],
+    ids=["reset", "eof", "garbage", "reset and finished", "reset and refused"],
 )
-async def test_a_turn_that_was_cut_as_often_as_it_was_tried(stack: Stack, action: Action) -> None:
+async def test_a_turn_that_was_cut_as_often_as_it_was_tried(
+    stack: Stack, actions: tuple[Action, ...]
+) -> None:
     client, session, mark = await answered(stack)
-    await install(stack, mark, (action,) * 2)
+    await install(stack, mark, actions)
     run, _ = await client.ask(session, f"What is 20 + 22? (ref {mark})", within=WITHIN_S)
     assert run["status"] in {"failed", "completed"}
     await assert_known(stack, client, session)

@@ -490,6 +490,8 @@ async def test_a_run_whose_time_is_up_expires(
             overdue("stuck", {"type": "stuck"}),
             overdue("dripping", at("created", "drip", interval_s=0.02)),
             overdue("half", {**at("output_text.delta", "stall"), "at": {"index": 8}}),
+            # The backoff leaves no time for a fifth.
+            overdue("busy", *(status(400, code="conversation_locked"),) * 4),
         )
         assert (patient.run["status"], patient.run["attempts"]) == ("failed", 2)
         assert patient.run["last_error"]["code"] == "upstream_rate_limited"
@@ -502,6 +504,8 @@ async def test_a_run_whose_time_is_up_expires(
             assert (result.after["status"], result.after["attempts"]) == ("completed", 1)
             assert "123" in result.after_text
         assert results[2].text
+        # Whoever holds a thread, it is waited for and never left for another.
+        assert await threads_of(hasty, results[3].run["session_id"]) == 1
 
         async def is_over() -> bool:
             return bool((await hasty.admin("GET", "stats"))["running"] == 0)
