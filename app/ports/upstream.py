@@ -66,7 +66,7 @@ class Ended:
     """The upstream's own account of how the generation ended."""
 
     status: RunStatus
-    """`completed`, `incomplete`, `failed`, `cancelled`, or `requires_action`."""
+    """`completed`, `incomplete`, `failed`, `cancelled`, `expired`, or `requires_action`."""
     content: Sequence[Part]
     usage: Usage | None
     tail: str | None = None

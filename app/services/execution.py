@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CACHED_CONFIGS: Final = 200
 
-_CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
+_CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.EXPIRED})
 """Ends whose account holds less than was said: what was shown stays."""
 _WHOLE: Final = frozenset({RunStatus.COMPLETED, RunStatus.INCOMPLETE})
 """Ends of the upstream's that a cancellation which comes too late loses to."""
@@ -237,7 +237,7 @@ class Executor:
 
 
 def _judge(ended: Ended) -> _Outcome:
-    error = None
+    error = EXPIRED if ended.status is RunStatus.EXPIRED else None
     if ended.status is RunStatus.FAILED:
         error = Failure(ended.error_code or "upstream_error", UNANSWERED)
     # The upstream keeps a turn only once it is complete.

@@ -294,6 +294,10 @@ async def test_a_cancellation_loses_to_an_answer_that_was_finished_before_it(
     assert resets(blocks) == []
     # Silence may have been noticed before it was cancelled.
     assert cancelled.status_code in {202, 409}
+    # The thread holds the turn, and goes on.
+    await asked.client.ask(asked.session, QUESTION)
+    stats = await stack.admin("GET", "stats")
+    assert (stats["conversations"], stats["items"]) == (1, 4)
 
 
 @pytest.mark.parametrize("background", ["true", "false"])

@@ -72,6 +72,37 @@ async def results(stack: Stack) -> AsyncIterator[dict[str, asyncio.Task[Result]]
     await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
+@pytest.mark.parametrize("status", ["cancelled", "expired", "failed", "incomplete"])
+async def test_what_the_upstream_says_became_of_an_answer_is_what_became_of_it(
+    stack: Stack, status: str
+) -> None:
+    # Its rules match whoever asks: it comes before the scenarios, which play beside each other.
+    client = stack.client()
+    session = await client.open_session()
+    mark = f"{status}{client.user}"
+    cut = {"type": "reset", "at": {"event": "response.output_text.delta", "nth": 3}}
+    await install(stack, mark, (cut,))
+    body = {
+        "id": "resp_1",
+        "status": status,
+        "output": [],
+        "error": {"code": "invalid_prompt"},
+        "incomplete_details": {"reason": "max_output_tokens"},
+        "usage": {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7},
+    }
+    answer = {"action": {"type": "json_body", "body": body}}
+    rule = {"id": f"{mark} asked", "method": "GET", "path": "/v1/responses/*"}
+    await stack.admin("POST", "faults", rule | answer)
+    run, text = await client.ask(session, f"What is 20 + 22? (ref {mark})", within=WITHIN_S)
+    assert (run["status"], run["attempts"]) == (status, 1)
+    assert run["usage"] == {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    assert bool(text) == (status != "incomplete")
+    reasons = {"expired": "run_timeout", "failed": "upstream_rejected"}
+    assert (run["last_error"] or {}).get("code") == reasons.get(status)
+    _, after = await client.ask(session, "What is 100 + 23?", within=WITHIN_S)
+    assert "123" in after
+
+
 @pytest.mark.parametrize("scenario", BROKEN, ids=lambda scenario: scenario.name)
 async def test_a_broken_stream_costs_no_second_generation_and_no_word_is_told_twice(
     results: dict[str, asyncio.Task[Result]], scenario: Scenario
