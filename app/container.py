@@ -132,6 +132,7 @@ def make_upstream(settings: Settings) -> Upstream:
             idle_s=settings.upstream_idle_s,
             # One stream a run, and room for the calls beside them.
             max_connections=settings.worker_concurrency + 50,
+            background=settings.upstream_background,
         )
     )
 

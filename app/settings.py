@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr | None = Field(default=None, description="The upstream's key.")
     openai_base_url: str | None = Field(default=None, description="The upstream, `/v1` included.")
     upstream_api: Literal["responses"] = Field(default="responses", description="Its dialect.")
+    upstream_background: bool = Field(
+        default=False, description="Whether answers are generated detached from connections."
+    )
     upstream_first_byte_s: float = Field(
         default=60, gt=0, le=600, description="Silence tolerated before an answer's first byte."
     )

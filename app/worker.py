@@ -79,6 +79,8 @@ class Worker:
                     return
                 try:
                     # A new run says so; anything else may be a run to cancel, or to take over.
+                    if wake is None and self._executions:
+                        await self._renew()
                     # Somebody waits for the first word of a new one; but not for ever first.
                     is_roomy = len(self._executions) < self._concurrency // 2
                     if wake is not None and is_roomy:
@@ -87,8 +89,6 @@ class Worker:
                         await self._take_over()
                     if wake is None or not is_roomy:
                         await self._claim_all()
-                    if wake is None and self._executions:
-                        await self._renew()
                 except StorageUnavailableError:
                     self._lost_contact()
                     await asyncio.sleep(AWAY_RETRY_S)

@@ -66,7 +66,7 @@ class Ended:
     """The upstream's own account of how the generation ended."""
 
     status: RunStatus
-    """`completed`, `incomplete`, `failed`, `cancelled`, or `requires_action`."""
+    """`completed`, `incomplete`, `failed`, `cancelled`, `expired`, or `requires_action`."""
     content: Sequence[Part]
     usage: Usage | None
     tail: str | None = None
@@ -82,6 +82,11 @@ UpstreamEvent = Started | TextDelta | Step
 class Upstream(Protocol):
     """A server that generates answers, and may keep threads."""
 
+    @property
+    def is_background(self) -> bool:
+        """Whether a generation goes on when its listener is gone, and can be followed again."""
+        ...
+
     async def open_thread(self, turns: Sequence[Turn]) -> Thread | None:
         """Open a thread that holds `turns`; None where the upstream keeps no threads.
 
@@ -93,9 +98,10 @@ class Upstream(Protocol):
     async def generate(
         self, generation: Generation, listen: Callable[[UpstreamEvent], None]
     ) -> Ended:
-        """Ask for one answer; `listen` hears of it as it comes. Cancelling ends the generation.
+        """Ask for one answer; `listen` hears of it as it comes.
 
-        Every token passes here, so that it is a call, not an asynchronous iterator.
+        Cancelling this closes the connection, which ends all but background generations. Every
+        token passes here, so that it is a call, not an asynchronous iterator.
 
         Raises:
             UpstreamInterruptedError: The stream stopped before its end.
@@ -106,13 +112,31 @@ class Upstream(Protocol):
         ...
 
     async def outcome(
-        self, *, response_id: str | None, thread_id: str | None, tail: str | None
+        self,
+        *,
+        response_id: str | None,
+        thread_id: str | None,
+        tail: str | None,
+        listen: Callable[[UpstreamEvent], None],
     ) -> Ended | None:
         """Ask what became of a generation whose end was not seen; None if it came to nothing.
+
+        One that goes on is waited for; of a background one `listen` hears as it comes, from its
+        beginning. Nothing is generated anew.
 
         Raises:
             UpstreamError: The upstream does not say, for now.
             ThreadLostError: The thread is gone, or holds a half-written turn.
+        """
+        ...
+
+    async def cancel(self, response_id: str) -> Ended | None:
+        """Stop a background generation; return how it ended, which may be `completed`.
+
+        None if the upstream knows nothing of it, or nothing that has ended.
+
+        Raises:
+            UpstreamError: The upstream does not say, for now.
         """
         ...
 

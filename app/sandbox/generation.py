@@ -222,7 +222,7 @@ class Generation:
         """Make the body final; only finished turns reach the conversation."""
         response, body = self._response, self._response.body
         body["status"] = status
-        body["usage"] = self._usage()
+        body["usage"] = self.usage()
         if status == "completed":
             body["completed_at"] = time.time()
             self._job.on_completed()
@@ -231,7 +231,8 @@ class Generation:
             response.conversation.add(body["output"])
         response.close()
 
-    def _usage(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
+        """Count what was read and written so far."""
         response = self._response
         texts = [text_of(item) for item in [*response.history, *response.input_items]]
         spent = sum(count_tokens(text) + 4 for text in texts)

@@ -30,7 +30,8 @@ class AbortableProtocol(HttpToolsProtocol):
     def _abort(self) -> None:
         connection = self.transport.get_extra_info("socket")
         if connection is not None:
-            with suppress(OSError):
+            # A client that went away first left a socket without a descriptor.
+            with suppress(OSError, ValueError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 

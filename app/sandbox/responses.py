@@ -50,6 +50,7 @@ async def create(request: Request) -> Response:
         )
     )
     if wanted.background:
+        response.usage = generation.usage
         response.task = asyncio.create_task(_record(response, generation))
         if wanted.stream:
             return EventStream(follow(response, -1), state=state)
@@ -202,6 +203,8 @@ async def cancel(request: Request) -> Response:
     if not response.done:
         response.body["status"] = "cancelled"
         response.body["output"] = []
+        if response.usage is not None:
+            response.body["usage"] = response.usage()
         if response.task is not None:
             response.task.cancel()
         response.close()

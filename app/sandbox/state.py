@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,7 @@ class StoredResponse:
         streamed: Whether it was created with `stream`.
         stored: Whether it may be retrieved.
         task: The background generation.
+        usage: Counts what was spent so far.
         changed: Set, and replaced, whenever `events` or `done` change.
     """
 
@@ -61,6 +63,7 @@ class StoredResponse:
     events: list[bytes] = field(default_factory=list[bytes])
     done: bool = False
     task: asyncio.Task[None] | None = None
+    usage: Callable[[], dict[str, Any]] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

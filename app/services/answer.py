@@ -21,6 +21,8 @@ class Answer:
         self._opened: MessageChanged | None = None
         self._parts: list[list[str]] = [[part.text] for part in shown.content] if shown else []
         self._kinds: list[PartKind] = [part.kind for part in shown.content] if shown else []
+        self._known: dict[int, str] = {}
+        """While the answer is heard again: what is shown of each part and was not heard yet."""
 
     @property
     def message_id(self) -> str | None:
@@ -32,9 +34,47 @@ class Answer:
         """Whether anything is shown."""
         return any("".join(part) for part in self._parts)
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether what comes next is shown already."""
+        return bool(self._known)
+
+    def hear_again(self) -> None:
+        """Pass over what is shown: the answer comes once more, from its beginning."""
+        texts = map("".join, self._parts)
+        self._known = {part: text for part, text in enumerate(texts) if text}
+
     def grow(self, part: int, text: str, kind: PartKind) -> None:
         """Show more text of a part."""
         text = clean(text)
+        if self._known:
+            text = self._unknown(part, text)
+            if not text:
+                return
+        self._show(part, text, kind)
+
+    def _unknown(self, part: int, text: str) -> str:
+        """Return what of a part's next text is not shown yet; withdraw what is contradicted."""
+        known = self._known.pop(part, "")
+        if known.startswith(text):
+            rest = known[len(text) :]
+            if rest:
+                self._known[part] = rest
+            return ""
+        if text.startswith(known):
+            return text[len(known) :]
+        self._known[part] = known
+        unheard = [len(self._known.get(index, "")) for index in range(len(self._parts))]
+        shown = ["".join(texts) for texts in self._parts]
+        kinds = self._kinds
+        self.withdraw("corrected")
+        for index, whole in enumerate(shown):
+            heard = whole[: len(whole) - unheard[index]]
+            if heard:
+                self._show(index, heard, kinds[index])
+        return text
+
+    def _show(self, part: int, text: str, kind: PartKind) -> None:
         is_first = self._message is None
         message = self._message or self._open()
         while len(self._parts) <= part:
@@ -65,13 +105,14 @@ class Answer:
         """Take back what is shown: another attempt starts again."""
         if self._message is not None and self.has_text:
             self._log.append(Withdrawal(self._message.id, self._run.id, 0, reason))
-        self._parts, self._kinds = [], []
+        self._parts, self._kinds, self._known = [], [], {}
 
     def agree(self, content: Sequence[Part]) -> None:
         """Make what is shown what the upstream says was meant, by more text if that is enough.
 
         A stream may have lost, doubled or reordered a delta; its final account has not.
         """
+        self._known = {}
         final = [clean(part.text) for part in content]
         shown = ["".join(part) for part in self._parts]
         extends = len(shown) <= len(final) and all(

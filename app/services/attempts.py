@@ -1,11 +1,13 @@
 """Generations until one comes to an end: each counted before it is asked for, none asked blindly.
 
 After a generation whose end was not seen, the upstream is asked what became of it before
-another one is paid for.
+another one is paid for. One that goes on without us is followed to its end instead.
 """
 
 import asyncio
+import itertools
 import random
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -38,7 +40,10 @@ BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 15.0
 MAX_LOST_THREADS: Final = 3
 MAX_ASKED: Final = 7
-"""How often the upstream is asked what became of a generation: with the backoff, half a minute."""
+"""How often the upstream is asked what became of a generation: with the backoff, half a minute.
+
+A background one is paid for and goes on: it is asked for until the run's deadline.
+"""
 
 
 class AttemptCounter:
@@ -86,15 +91,23 @@ class Attempts:
     log: RunLog
     upstream: Upstream
     counter: AttemptCounter
-    in_doubt: bool = False
-    """Whether the thread may hold, or still get, a turn whose end was not seen."""
+    deadline: float
+    """When the run's time is up, by this process's monotonic clock."""
+    response_id: str | None = None
+    """The upstream's name for the last generation, once it is known."""
     spent: Usage | None = None
-    """What attempts cost that failed and were repeated, as far as the upstream told."""
+    """What attempts cost that came to nothing, as far as the upstream told."""
     _is_unaccounted: bool = False
     """Whether a generation may still go on although the upstream did not know of it."""
-    _response_id: str | None = None
+    _is_open: bool = False
+    """Whether the end of the last generation was not seen."""
     _delay_s: float = BACKOFF_S
     _lost_threads: int = 0
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the thread may hold, or still get, a turn whose end was not seen."""
+        return self._is_open or self._is_unaccounted
 
     async def generate(self) -> Ended:
         """Return how the upstream says the run ended.
@@ -104,7 +117,7 @@ class Attempts:
             FencedError: The run is not this worker's any more.
         """
         if self.claim.is_takeover:
-            self._response_id = self.claim.response_id
+            self.response_id = self.claim.response_id
             ended = await self._recover()
             if ended is not None and not self._may_pass(ended):
                 return ended
@@ -122,7 +135,7 @@ class Attempts:
 
     async def _after(self, error: UpstreamError) -> Ended | None:
         """Return what the upstream made after all, or None when it may be asked again."""
-        self.in_doubt = error.generated
+        self._is_open = error.generated
         if isinstance(error, ThreadBusyError):
             # Nothing was generated: waiting costs time and no attempt.
             await self._wait(error)
@@ -151,14 +164,16 @@ class Attempts:
         """Wait, doubling and jittered, or as long as the upstream asks."""
         jittered = self._delay_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         self._delay_s = min(MAX_BACKOFF_S, self._delay_s * 2)
-        asked = error.retry_after or timedelta()
-        if asked > self.claim.remaining:
+        asked = (error.retry_after or timedelta()).total_seconds()
+        if asked > self.deadline - time.monotonic():
             raise error
-        await asyncio.sleep(max(jittered, asked.total_seconds()))
+        await asyncio.sleep(max(jittered, asked))
 
     async def _repeat(self, reason: str) -> None:
+        # The count clears the last generation's name, which must not be stored after it.
+        await self.log.flush()
         await self.counter.count()
-        self._response_id = None
+        self.response_id = None
         self.answer.withdraw(reason)
 
     async def _once(self) -> Ended:
@@ -171,7 +186,7 @@ class Attempts:
             config=self.config,
             safety_id=self.claim.safety_id,
         )
-        self.in_doubt = True
+        self._is_open = True
         return self._checked(await self.upstream.generate(generation, self._hear))
 
     def _hear(self, event: UpstreamEvent) -> None:
@@ -181,10 +196,19 @@ class Attempts:
             case TextDelta(part, text, kind):
                 self.answer.grow(part, text, kind)
             case Started(response_id):
-                self._response_id = response_id
-                self.log.note_response(response_id)
+                self.response_id = response_id
+                self.log.note_response(response_id, is_urgent=self.upstream.is_background)
             case Step(kind, status):
                 self.log.append(StepChanged(self.claim.run.id, kind, status))
+
+    def _hear_again(self, event: UpstreamEvent) -> None:
+        """Listen to a generation that was heard before, in part."""
+        if isinstance(event, Step) and self.answer.is_repeated:
+            return
+        self._hear(event)
+        if isinstance(event, TextDelta) and not self.answer.is_repeated:
+            # It goes on: the next cut is another trouble.
+            self._delay_s = BACKOFF_S
 
     def _checked(self, ended: Ended) -> Ended:
         """Let a failure that may pass be tried again."""
@@ -199,36 +223,43 @@ class Attempts:
         if self.counter.has_more:
             self.conversation.forget_thread()
             self.spent = total(self.spent, ended.usage)
+            self.response_id = None  # It is accounted for.
         return self.counter.has_more
 
     async def _recover(self) -> Ended | None:
-        """Ask what became of the last generation; None when it has to be repeated.
+        """Learn what became of the last generation; None when it has to be repeated.
 
         Raises:
             UpstreamError: The upstream does not say, asked more than once.
         """
-        self.in_doubt = True
+        self._is_open = True
         ended = None
-        for asked in range(1, MAX_ASKED + 1):
-            thread = self.conversation.thread
+        for asked in itertools.count(1):
             try:
-                ended = await self.upstream.outcome(
-                    response_id=self._response_id,
-                    thread_id=thread.thread_id if thread else None,
-                    tail=thread.tail if thread else None,
-                )
+                ended = await self._outcome()
             except ThreadLostError:
                 # Gone, or left with half a turn: a new thread is filled from the transcript.
                 self.conversation.forget_thread()
             except UpstreamError as error:
                 # It may be away for a moment, and the answer be there when it is back.
-                if asked == MAX_ASKED or not error.retryable:
+                is_last = asked >= MAX_ASKED and not self.upstream.is_background
+                if is_last or not error.retryable:
                     raise
                 await self._wait(error)
                 continue
             break
-        self.in_doubt = False
+        self._is_open = False
         return ended
+
+    async def _outcome(self) -> Ended | None:
+        thread = self.conversation.thread
+        self.answer.hear_again()
+        return await self.upstream.outcome(
+            response_id=self.response_id,
+            thread_id=thread.thread_id if thread else None,
+            tail=thread.tail if thread else None,
+            listen=self._hear_again,
+        )
 
 
 def _failed(ended: Ended) -> UpstreamError:

@@ -77,4 +77,6 @@ class Conversation:
 
 
 def _said(messages: Sequence[Message]) -> list[Turn]:
-    return [Turn(message.role, [part.text for part in message.content]) for message in messages]
+    """Return the turns; an answer that was cut before its first word says nothing."""
+    turns = [Turn(message.role, [part.text for part in message.content]) for message in messages]
+    return [turn for turn in turns if any(turn.texts)]

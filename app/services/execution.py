@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from app.domain.models import (
 from app.ports import Claim, Database, Ended, ThreadMark, Upstream
 from app.services.answer import Answer
 from app.services.attempts import AttemptCounter, Attempts, total
+from app.services.cancelling import Canceller
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import Publisher
@@ -29,8 +31,10 @@ log = logging.getLogger(__name__)
 
 CACHED_CONFIGS: Final = 200
 
-_CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED})
+_CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.EXPIRED})
 """Ends whose account holds less than was said: what was shown stays."""
+_WHOLE: Final = frozenset({RunStatus.COMPLETED, RunStatus.INCOMPLETE})
+"""Ends of the upstream's that a cancellation which comes too late loses to."""
 EXPIRED: Final = Failure("run_timeout", "The answer took too long.")
 UNANSWERED: Final = "The tutor could not answer."
 INTERNAL: Final = Failure("internal_error", "Something went wrong on our side.")
@@ -50,6 +54,7 @@ class Execution:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
+        self.deadline = time.monotonic() + claim.remaining.total_seconds()
         self.reason: Stop | None = None
         self._scope: asyncio.Timeout | None = None
 
@@ -62,7 +67,7 @@ class Execution:
     @asynccontextmanager
     async def scope(self) -> AsyncGenerator[None]:
         """Bound the upstream's work by the run's deadline, and by `stop`."""
-        seconds = 0.0 if self.reason else max(0.0, self.claim.remaining.total_seconds())
+        seconds = 0.0 if self.reason else max(0.0, self.deadline - time.monotonic())
         self._scope = asyncio.timeout(seconds)
         try:
             async with self._scope:
@@ -96,6 +101,7 @@ class Executor:
     ) -> None:
         self._database = database
         self._upstream = upstream
+        self._canceller = Canceller(upstream)
         self._publisher = publisher
         self._worker_id = worker_id
         self._max_attempts = max_attempts
@@ -104,28 +110,43 @@ class Executor:
 
     async def execute(self, execution: Execution) -> None:
         """Bring a claimed run to its end, unless it is stopped or lost on the way."""
+        work = await self._begin(execution)
+        try:
+            outcome = await self._attend(execution, work)
+            if outcome is not None:
+                await self._settle(work, outcome)
+                return
+            await work.log.flush()
+        except FencedError:
+            log.info("run lost to another worker", extra={"run_id": work.claim.run.id})
+        await self._leave(work)
+
+    async def _begin(self, execution: Execution) -> Attempts:
         claim = execution.claim
         run_log = self._publisher.open(claim)
-        try:
-            shown, config = await self._load(claim.run)
-            answer = Answer(run_log, claim.run, shown)
-            conversation = Conversation(self._database, self._upstream, claim)
-            work = Attempts(
-                claim,
-                config,
-                answer,
-                conversation,
-                run_log,
-                self._upstream,
-                AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
-            )
-            outcome = await self._attend(execution, work)
-            if outcome is None:
-                await run_log.flush()
-                return
-            await self._settle(work, outcome)
-        except FencedError:
-            log.info("run lost to another worker", extra={"run_id": claim.run.id})
+        shown, config = await self._load(claim.run)
+        return Attempts(
+            claim,
+            config,
+            Answer(run_log, claim.run, shown),
+            Conversation(self._database, self._upstream, claim),
+            run_log,
+            self._upstream,
+            AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
+            execution.deadline,
+            claim.response_id,
+        )
+
+    async def _leave(self, work: Attempts) -> None:
+        """Let go of a run: another worker follows what goes on, unless its session was deleted."""
+        if work.response_id is None or not self._upstream.is_background:
+            return
+        if await patiently(lambda: self._is_gone(work.claim.run.session_id)):
+            await self._canceller.cancel(work.response_id)
+
+    async def _is_gone(self, session_id: str) -> bool:
+        async with self._database.autocommit() as uow:
+            return bool(await uow.log.gone([session_id]))
 
     async def _load(self, run: Run) -> tuple[Message | None, AssistantConfig]:
         """Return what is shown of the answer already, and the tutor's configuration."""
@@ -150,7 +171,8 @@ class Executor:
     async def _attend(self, execution: Execution, work: Attempts) -> _Outcome | None:
         """Run the upstream's part inside its bounds; None when it is not ours to settle."""
         if execution.claim.run.status is RunStatus.CANCELLING:
-            return _Outcome(RunStatus.CANCELLED)
+            # Its worker is gone: nothing is generated again, and nobody else stops what goes on.
+            return await self._cut_short(work, RunStatus.CANCELLED)
         try:
             async with execution.scope():
                 return _judge(await work.generate())
@@ -159,7 +181,7 @@ class Executor:
                 return None
             is_cancelled = execution.reason is Stop.CANCELLED
             status = RunStatus.CANCELLED if is_cancelled else RunStatus.EXPIRED
-            error = None if is_cancelled else EXPIRED
+            return await self._cut_short(work, status)
         except UpstreamError as failure:
             status, error = RunStatus.FAILED, Failure(failure.code, failure.detail)
         except FencedError:
@@ -168,6 +190,21 @@ class Executor:
             log.exception("a run failed on our side", extra={"run_id": execution.claim.run.id})
             status, error = RunStatus.FAILED, INTERNAL
         return _Outcome(status, error, is_thread_sound=not work.in_doubt)
+
+    async def _cut_short(self, work: Attempts, status: RunStatus) -> _Outcome:
+        """Stop what goes on upstream; an answer that was finished before that is kept."""
+        error = EXPIRED if status is RunStatus.EXPIRED else None
+        told = None
+        # A foreground generation of our own ended with its connection.
+        outlives = self._upstream.is_background or work.claim.is_takeover
+        if work.response_id is not None and outlives:
+            told = await self._canceller.cancel(work.response_id)
+        if told is not None:
+            if told.status in _WHOLE:
+                return _judge(told)
+            work.spent = total(work.spent, told.usage)
+        is_sound = not work.in_doubt and not work.claim.is_takeover
+        return _Outcome(status, error, is_thread_sound=is_sound)
 
     async def _settle(self, work: Attempts, outcome: _Outcome) -> None:
         """Write the end: the message first, then the run, then what the thread holds."""
@@ -200,7 +237,7 @@ class Executor:
 
 
 def _judge(ended: Ended) -> _Outcome:
-    error = None
+    error = EXPIRED if ended.status is RunStatus.EXPIRED else None
     if ended.status is RunStatus.FAILED:
         error = Failure(ended.error_code or "upstream_error", UNANSWERED)
     # The upstream keeps a turn only once it is complete.

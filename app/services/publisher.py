@@ -54,13 +54,20 @@ class RunLog:
         self._drafts.append(Delta(message_id, self._claim.run.id, part, [text]))
         self._publisher.note(self, is_urgent=False)
 
-    def note_response(self, response_id: str) -> None:
-        """Store the upstream's id of the generation with the next events."""
+    def note_response(self, response_id: str, *, is_urgent: bool) -> None:
+        """Store the upstream's id of the generation, at once or with the next events."""
         self._response_id = response_id
+        if is_urgent:
+            self._publisher.note(self, is_urgent=True)
 
     def mark_thread(self, mark: ThreadMark) -> None:
         """Store what the upstream thread holds with the next events."""
         self._thread = mark
+
+    @property
+    def _waits(self) -> bool:
+        """Whether anything is to be written."""
+        return bool(self._drafts) or self._response_id is not None
 
     async def flush(self) -> None:
         """Wait until all that was added is committed.
@@ -70,11 +77,11 @@ class RunLog:
         """
         if self.is_fenced:
             raise FencedError
-        if not self._drafts and not self._in_flight:
+        if not self._waits and not self._in_flight:
             return
         if self._flushed is None:
             self._flushed = asyncio.get_running_loop().create_future()
-        if self._drafts:
+        if self._waits:
             self._publisher.note(self, is_urgent=True)
         # The writer goes on although this run's task may be cancelled while it waits.
         await asyncio.shield(self._flushed)
@@ -100,7 +107,7 @@ class RunLog:
         if append.stamped:
             self._last_seq = append.stamped[-1].seq
         self.is_fenced = self.is_fenced or is_refused
-        if self._flushed is not None and (is_refused or not self._drafts):
+        if self._flushed is not None and (is_refused or not self._waits):
             flushed, self._flushed = self._flushed, None
             if not flushed.done():
                 if is_refused:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from app.domain.events import Draft, RunChanged
 from app.domain.models import Failure, Run, RunStatus
 from app.ports import Append, Claim, Database
+from app.services.unheld import cut_short
 
 QUEUE_EXPIRED = Failure("queue_timeout", "The tutor was too busy; please ask again.")
 ACTION_EXPIRED = Failure("action_timeout", "The tool's answer did not come in time.")
@@ -86,7 +87,11 @@ class QueueService:
         """End runs that nobody works on and whose time is up; return how many."""
         async with self._database.transaction() as uow:
             overdue = await uow.queue.overdue(queue_limit=self.policy.queue_limit, limit=100)
-            appends = [Append(run.session_id, [RunChanged(_expired(run))]) for run in overdue]
+            ended = [_expired(run) for run in overdue]
+            appends = [
+                Append(run.session_id, [*await cut_short(uow, run), RunChanged(run)])
+                for run in ended
+            ]
             if appends:
                 await uow.log.append(appends)
                 uow.wake_workers()

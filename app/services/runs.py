@@ -33,6 +33,7 @@ from app.ports import Admission, Append, Database, Page, PageQuery, RequestKey, 
 from app.services.idempotency import first_answer, keep_answer
 from app.services.relay import Relay
 from app.services.sessions import owned
+from app.services.unheld import cut_short
 from app.services.users import Limits
 
 
@@ -262,17 +263,16 @@ class RunService:
                 raise RunEndedError
             if run.status is RunStatus.CANCELLING:
                 return run
-            changed = _stopped(run)
-            await _append(uow, session, changed)
+            changed = RunChanged(_stopped(run))
+            await _append(uow, session, *await cut_short(uow, changed.run), changed)
             uow.wake_workers()
         return changed.run
 
 
-def _stopped(run: Run) -> RunChanged:
+def _stopped(run: Run) -> Run:
     """Cancel: where nobody works on it, that is all there is to do."""
     at_work = run.status is RunStatus.IN_PROGRESS
-    status = RunStatus.CANCELLING if at_work else RunStatus.CANCELLED
-    return RunChanged(replace(run, status=status))
+    return replace(run, status=RunStatus.CANCELLING if at_work else RunStatus.CANCELLED)
 
 
 async def _interrupted(
@@ -284,7 +284,8 @@ async def _interrupted(
     active = await uow.runs.get(user.id, session.id, session.active_run_id)
     if active is None or active.status is RunStatus.CANCELLING:
         return []
-    return [_stopped(active)]
+    stopped = _stopped(active)
+    return [*await cut_short(uow, stopped), RunChanged(stopped)]
 
 
 def _is_news(run: Run, known: RunStatus) -> bool:

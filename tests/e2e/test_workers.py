@@ -143,6 +143,7 @@ async def test_runs_of_a_killed_worker_are_completed_by_another(
     stack: Stack, staff: Staff
 ) -> None:
     await staff.of(2)
+    before = (await stack.admin("GET", "stats"))["generations"]
     asked = await ask_at_once(stack, RUNS)
     readers = followed(asked)
     await under_way(stack, asked)
@@ -159,6 +160,8 @@ async def test_runs_of_a_killed_worker_are_completed_by_another(
     assert {row["status"] for row in rows} == {"completed"}
     assert {row["attempts"] for row in rows if row["id"] in lost} == {2}
     assert {row["attempts"] for row in rows if row["id"] not in lost} <= {1}
+    made = (await stack.admin("GET", "stats"))["generations"] - before
+    assert made == RUNS + len(lost)
     streams = await readers
     assert_whole(streams)
     for each, blocks in zip(asked, streams, strict=True):

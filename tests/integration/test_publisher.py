@@ -291,6 +291,8 @@ async def test_text_that_postgres_refuses_stops_only_the_run_that_said_it(
 class Script:
     """An upstream that says what it is told to."""
 
+    is_background = False
+
     def __init__(self, deltas: Sequence[str], final: str) -> None:
         self._deltas, self._final = deltas, final
 
@@ -308,8 +310,16 @@ class Script:
         return Ended(RunStatus.COMPLETED, [Part(self._final)], None)
 
     async def outcome(
-        self, *, response_id: str | None, thread_id: str | None, tail: str | None
+        self,
+        *,
+        response_id: str | None,
+        thread_id: str | None,
+        tail: str | None,
+        listen: Callable[[UpstreamEvent], None],
     ) -> Ended | None:
+        raise NotImplementedError
+
+    async def cancel(self, response_id: str) -> Ended | None:
         raise NotImplementedError
 
     async def delete_thread(self, thread_id: str) -> None:

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import pytest
 
-from app.domain.events import Delta, RunChanged
-from app.domain.models import Run, RunStatus, User
+from app.domain.events import Delta, MessageChanged, RunChanged
+from app.domain.models import Message, MessageStatus, Part, Role, Run, RunStatus, User
 from app.ports import Append, Claim
 from app.services.queue import QueueService
+from app.services.runs import OnActiveRun
 from tests.conftest import NewDatabase
 from tests.integration.test_log import Desk, desk_on
 
@@ -244,3 +245,60 @@ async def test_a_run_that_waited_too_long_expires_with_its_reason_and_the_next_g
     assert (await desk.events(session))[-1].type == "run.expired"
     (claim,) = await queues[0].claim(10)
     assert claim.run.id == second.id
+
+
+async def spoken(desk: Desk, user: User, session: str) -> Run:
+    """Return a run that waits for a function, after its tutor said something."""
+    await desk.waiting(user, session)
+    queue = desk.queue("worker_a")
+    (claim,) = await queue.claim(1)
+    message = Message(
+        id=f"msg_of_{claim.run.id}",
+        session_id=session,
+        run_id=claim.run.id,
+        role=Role.ASSISTANT,
+        status=MessageStatus.IN_PROGRESS,
+        content=(),
+        metadata={},
+        turn=claim.run.turn,
+    )
+    waits = replace(claim.run, status=RunStatus.REQUIRES_ACTION, output_message_id=message.id)
+    drafts = [
+        MessageChanged(message, run_id=claim.run.id, is_new=True),
+        Delta(message.id, claim.run.id, 0, ["Let me "]),
+        Delta(message.id, claim.run.id, 0, ["plot it."]),
+        RunChanged(waits),
+    ]
+    append = Append(session, drafts, run_id=claim.run.id, fence=claim.fence)
+    assert not await desk.append(append)
+    return waits
+
+
+@pytest.mark.parametrize("how", ["cancelled", "interrupted", "expired"])
+async def test_what_a_tutor_said_before_it_waited_for_a_function_ends_with_the_run(
+    desk: Desk, how: str
+) -> None:
+    user, session = await desk.session()
+    run = await spoken(desk, user, session)
+    if how == "cancelled":
+        cancelled = await desk.runs.cancel(user, session, run.id)
+        assert cancelled.status is RunStatus.CANCELLED
+    elif how == "interrupted":
+        await desk.runs.post(
+            user,
+            session,
+            [Part("Something else?")],
+            metadata={},
+            wants_run=True,
+            on_active_run=OnActiveRun.INTERRUPT,
+        )
+    else:
+        await desk.execute("UPDATE runs SET expires_at = now() WHERE id = $1", run.id)
+        assert await desk.queue("worker_a").expire_overdue() == 1
+    told = await desk.runs.message(user, session, str(run.output_message_id))
+    assert told.status is MessageStatus.INCOMPLETE
+    assert [part.text for part in told.content] == ["Let me plot it."]
+    assert (await desk.runs.get(user, session, run.id)).status.is_end
+    own = [event.type for event in await desk.events(session) if event.run_id == run.id]
+    status = "expired" if how == "expired" else "cancelled"
+    assert own[-2:] == ["message.incomplete", f"run.{status}"]

@@ -176,6 +176,10 @@ class Result:
     rules: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     after: Any = None
     after_text: str = ""
+    known: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """What the upstream's thread holds at the end."""
+    seen: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """What the student sees at the end."""
 
     @property
     def posts(self) -> int:
@@ -232,6 +236,11 @@ async def play(stack: Stack, scenario: Scenario) -> Result:
     result.after, result.after_text = await client.ask(
         session, "What is 100 + 23?", within=WITHIN_S
     )
+    result.known = await items_in(stack, await thread_of(stack, session))
+    path = f"/v1/sessions/{session}/messages"
+    messages = (await client.call("GET", path, 200, params={"order": "asc"}))["data"]
+    told = [(m["role"], "".join(part["text"] for part in m["content"])) for m in messages]
+    result.seen = [(role, text) for role, text in told if text]
     return result
 
 
@@ -317,6 +326,14 @@ async def test_the_next_question_is_answered_as_if_nothing_had_been(
     result = await results[scenario.name]
     assert (result.after["status"], result.after["attempts"]) == ("completed", 1)
     assert "123" in result.after_text
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+async def test_the_upstream_then_knows_what_the_student_saw(
+    results: dict[str, asyncio.Task[Result]], scenario: Scenario
+) -> None:
+    result = await results[scenario.name]
+    assert result.known == result.seen
 
 
 async def test_no_word_of_the_upstreams_or_the_students_is_in_a_log(
@@ -458,20 +475,26 @@ async def test_a_run_whose_time_is_up_expires(
     async with running(await new_database(), tmp_path, RUN_TIMEOUT_S="3") as hasty:
         client = hasty.client()
 
-        async def overdue(mark: str, action: Action) -> Result:
+        async def overdue(mark: str, *actions: Action) -> Result:
             session = await client.open_session()
-            await install(hasty, mark, (action,))
+            await install(hasty, mark, actions)
             posted = await client.post(session, f"What is 20 + 22? (ref {mark})")
             run = await client.ended(session, posted["run"]["id"], within=WITHIN_S)
             result = await told_in_full(client, session, run)
             result.after, result.after_text = await client.ask(session, "What is 100 + 23?")
             return result
 
-        results = await asyncio.gather(
+        patient, *results = await asyncio.gather(
+            # The second wait would end after the run's time: it is not begun.
+            overdue("patient", status(429, retry_after=2), status(429, retry_after=2)),
             overdue("stuck", {"type": "stuck"}),
             overdue("dripping", at("created", "drip", interval_s=0.02)),
             overdue("half", {**at("output_text.delta", "stall"), "at": {"index": 8}}),
+            # The backoff leaves no time for a fifth.
+            overdue("busy", *(status(400, code="conversation_locked"),) * 4),
         )
+        assert (patient.run["status"], patient.run["attempts"]) == ("failed", 2)
+        assert patient.run["last_error"]["code"] == "upstream_rate_limited"
         for result in results:
             assert result.run["status"] == "expired"
             assert result.run["last_error"]["code"] == "run_timeout"
@@ -481,6 +504,8 @@ async def test_a_run_whose_time_is_up_expires(
             assert (result.after["status"], result.after["attempts"]) == ("completed", 1)
             assert "123" in result.after_text
         assert results[2].text
+        # Whoever holds a thread, it is waited for and never left for another.
+        assert await threads_of(hasty, results[3].run["session_id"]) == 1
 
         async def is_over() -> bool:
             return bool((await hasty.admin("GET", "stats"))["running"] == 0)

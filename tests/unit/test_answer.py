@@ -137,6 +137,80 @@ def test_what_is_only_missing_is_added_without_a_reset(text: str, seen: int) -> 
     assert shown(drafts) == [text]
 
 
+def pieces(texts: list[str], sizes: list[int]) -> list[tuple[int, str]]:
+    """Cut the parts of an answer into deltas."""
+    found: list[tuple[int, str]] = []
+    turn = 0
+    for part, text in enumerate(texts):
+        at = 0
+        while at < len(text):
+            size = sizes[turn % len(sizes)]
+            found.append((part, text[at : at + size]))
+            at, turn = at + size, turn + 1
+    return found
+
+
+cuts = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+plain_parts = st.lists(st.text("ab", max_size=8), max_size=3)
+
+
+@given(plain_parts, cuts, cuts, st.integers(0, 24), st.integers(0, 24))
+@example(["abab"], [1], [2], 1, 4)
+@example(["ab", "ba"], [1], [1], 3, 1)
+def test_what_is_heard_again_is_shown_once(
+    final: list[str], sizes: list[int], others: list[int], seen: int, cut: int
+) -> None:
+    log = a_log()
+    answer = Answer(log, RUN, None)
+    for part, text in pieces(final, sizes)[:seen]:
+        answer.grow(part, text, PartKind.TEXT)
+    # A stream that is cut again, wherever it was, and one that comes to the end.
+    for whole in (pieces(final, others)[:cut], pieces(final, sizes)):
+        answer.hear_again()
+        for part, text in whole:
+            answer.grow(part, text, PartKind.TEXT)
+    assert not answer.is_repeated
+    drafts = log.take().drafts
+    assert not [draft for draft in drafts if isinstance(draft, Withdrawal)]
+    assert without_empty_end(shown(drafts)) == without_empty_end(final)
+
+
+@given(shown_before, deltas, finals)
+@example(["ab"], [(0, "aa")], ["aa"])
+@example(["ab", "ab"], [(0, "ab"), (1, "b")], ["ab", "b"])
+@example(["ab"], [(0, "a")], ["a"])
+@example(["ab"], [], ["ab"])
+def test_another_answer_than_the_one_shown_is_told_from_its_beginning(
+    before: list[str] | None, stream: list[tuple[int, str]], final: list[str]
+) -> None:
+    log = a_log()
+    answer = Answer(log, RUN, earlier(before))
+    answer.hear_again()
+    for part, text in stream:
+        answer.grow(part, text, PartKind.TEXT)
+    already: list[Draft] = [
+        Delta("msg_1", "run_1", part, [text]) for part, text in enumerate(before or [])
+    ]
+    answer.agree([Part(text) for text in final])
+    (end,) = answer.end(MessageStatus.COMPLETED)
+    told = without_empty_end(shown([*already, *log.take().drafts]))
+    assert told == without_empty_end([clean(text) for text in final])
+    assert isinstance(end, MessageChanged)
+    assert without_empty_end([part.text for part in end.message.content]) == told
+
+
+def test_a_contradiction_is_withdrawn_when_it_is_heard() -> None:
+    log = a_log()
+    answer = Answer(log, RUN, earlier(["abc", "de"]))
+    answer.hear_again()
+    for part, text in ((0, "abc"), (1, "d"), (1, "x")):
+        answer.grow(part, text, PartKind.TEXT)
+    drafts = log.take().drafts
+    assert isinstance(drafts[0], Withdrawal)
+    assert (drafts[0].from_part, drafts[0].reason) == (0, "corrected")
+    assert shown(drafts) == ["abc", "dx"]
+
+
 def test_the_message_is_created_once_and_before_its_first_delta() -> None:
     log = a_log()
     answer = Answer(log, RUN, None)

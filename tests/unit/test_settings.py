@@ -36,6 +36,7 @@ def test_nothing_has_to_be_set() -> None:
     assert settings.is_loopback
     assert settings.origins == []
     assert settings.upstream_api == "responses"
+    assert not settings.upstream_background
     assert (settings.run_timeout_s, settings.run_lease_s, settings.run_max_attempts) == (
         600,
         30,
@@ -111,6 +112,7 @@ def test_numbers_are_bounded(
         ("AUTH_JWKS_URL", f"ftp://{CANARY}"),
         ("AUTH_JWKS_URL", f"file:///{CANARY}"),
         ("UPSTREAM_API", CANARY),
+        ("UPSTREAM_BACKGROUND", CANARY),
         ("LOG_LEVEL", CANARY),
         ("DEFAULT_MODEL", CANARY * 100),
     ],

@@ -31,6 +31,8 @@ _STATUSES: Final = {
     "incomplete": RunStatus.INCOMPLETE,
     "failed": RunStatus.FAILED,
     "cancelled": RunStatus.CANCELLED,
+    # Not documented of a response, but of what it replaces.
+    "expired": RunStatus.EXPIRED,
 }
 
 

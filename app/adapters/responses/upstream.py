@@ -24,14 +24,16 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
-from app.adapters.responses import decode
+from app.adapters.responses import decode, request
 from app.adapters.responses.errors import interrupted, translate
 from app.adapters.responses.sse import EventDecoder
 from app.domain.errors import ThreadLostError, UpstreamError
-from app.domain.models import Role, RunStatus
+from app.domain.models import RunStatus
 from app.ports import Ended, Generation, Thread, Turn, UpstreamEvent
 
 _Call = Callable[..., Awaitable[httpx2.Response]]
+_Open = Callable[..., Awaitable[AsyncStream[object]]]
+_Listen = Callable[[UpstreamEvent], None]
 
 ITEMS_A_CALL: Final = 20
 """The most that one call may put into a conversation."""
@@ -41,6 +43,7 @@ PATIENCE_STEP_S: Final = 0.5
 LISTED: Final = 100
 _UNKNOWN: Final = frozenset({"upstream_not_found", "upstream_rejected"})
 _GONE: Final = frozenset({"upstream_not_found", ThreadLostError.code})
+_RUNNING: Final = frozenset({"queued", "in_progress"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class UpstreamConfig:
     first_byte_s: float
     idle_s: float
     max_connections: int
+    background: bool = False
+    """Whether generations are to outlive their connections."""
 
 
 class ResponsesUpstream:
@@ -74,6 +79,11 @@ class ResponsesUpstream:
             ),
         )
 
+    @property
+    def is_background(self) -> bool:
+        """Whether a generation goes on when its listener is gone, and can be followed again."""
+        return self._config.background
+
     async def aclose(self) -> None:
         """Close every connection."""
         await self._client.close()
@@ -82,7 +92,7 @@ class ResponsesUpstream:
 
     async def open_thread(self, turns: Sequence[Turn]) -> Thread | None:
         """Open a conversation that holds `turns`; None where the upstream has none."""
-        items = [_item(turn) for turn in turns]
+        items = [request.item(turn) for turn in turns]
         with _translated():
             try:
                 made = await self._call("post", "/conversations", {"items": items[:ITEMS_A_CALL]})
@@ -143,22 +153,43 @@ class ResponsesUpstream:
 
     # ------------------------------------------------------------ generations
 
-    async def generate(
-        self, generation: Generation, listen: Callable[[UpstreamEvent], None]
-    ) -> Ended:
+    async def generate(self, generation: Generation, listen: _Listen) -> Ended:
         """Ask for one answer; `listen` hears of it as it comes."""
+        body = request.create(generation, background=self._config.background)
+        return await self._heard(self._client.post, "/responses", listen, body=body)
+
+    async def _follow(self, response_id: str, listen: _Listen) -> Ended:
+        """Hear a background generation from its first event after `response.created`."""
+        query = {"stream": "true", "starting_after": 0, "include_obfuscation": "false"}
+        path = f"/responses/{response_id}"
+        return await self._heard(self._client.get, path, listen, query=query)
+
+    async def _heard(
+        self,
+        call: _Open,
+        path: str,
+        listen: _Listen,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> Ended:
+        """Open a stream and read it to its end."""
+        # Compression holds tokens back until a block is full.
+        options: dict[str, Any] = {"headers": {"Accept-Encoding": "identity"}}
+        if query is not None:
+            options["params"] = dict(query)
+        arguments: dict[str, Any] = {} if body is None else {"body": body}
         with _translated():
             async with asyncio.timeout(self._config.first_byte_s) as limit:
                 # The bytes are read, not the stream's typed events, nor is the request's body
                 # walked through its types.
-                stream = await self._client.post(
-                    "/responses",
+                stream = await call(
+                    path,
                     cast_to=object,
-                    body=_request(generation),
                     stream=True,
                     stream_cls=AsyncStream[object],
-                    # Compression holds tokens back until a block is full.
-                    options={"headers": {"Accept-Encoding": "identity"}},
+                    options=options,
+                    **arguments,
                 )
                 try:
                     return await self._read(stream.response, limit, listen)
@@ -169,7 +200,7 @@ class ResponsesUpstream:
         self,
         response: httpx2.Response,
         limit: asyncio.Timeout,
-        listen: Callable[[UpstreamEvent], None],
+        listen: _Listen,
     ) -> Ended:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise interrupted("upstream_garbage")
@@ -193,12 +224,12 @@ class ResponsesUpstream:
         raise interrupted()
 
     async def outcome(
-        self, *, response_id: str | None, thread_id: str | None, tail: str | None
+        self, *, response_id: str | None, thread_id: str | None, tail: str | None, listen: _Listen
     ) -> Ended | None:
         """Ask what became of a generation whose end was not seen; None if nothing did."""
         with _translated():
             if response_id is not None:
-                ended = await self._response_outcome(response_id)
+                ended = await self._response_outcome(response_id, listen)
                 if ended is not None:
                     return ended
             if thread_id is None:
@@ -217,18 +248,51 @@ class ResponsesUpstream:
                 raise ThreadLostError
             return Ended(RunStatus.COMPLETED, content, usage=None, tail=items[-1]["id"])
 
-    async def _response_outcome(self, response_id: str) -> Ended | None:
-        while True:
+    async def _response_outcome(self, response_id: str, listen: _Listen) -> Ended | None:
+        response = await self._response(response_id)
+        if response is None:
+            return None
+        if response["status"] in _RUNNING and response.get("background"):
             try:
-                response = await self._call("get", f"/responses/{response_id}")
+                return await self._follow(response_id, listen)
             except UpstreamError as error:
-                # A foreground response is gone with its socket.
-                if error.code in _UNKNOWN:
-                    return None
-                raise
-            if response["status"] not in {"queued", "in_progress"}:
-                return decode.ended(response)
+                # A stream is kept for some minutes only; the response goes on, unheard.
+                if error.code not in _UNKNOWN:
+                    raise
+        return await self._settled(response)
+
+    async def _settled(self, response: dict[str, Any]) -> Ended | None:
+        """Wait for a response's end; None if the upstream forgets it meanwhile."""
+        found: dict[str, Any] | None = response
+        while found is not None and found["status"] in _RUNNING:
             await asyncio.sleep(POLL_S)
+            found = await self._response(response["id"])
+        return None if found is None else decode.ended(found)
+
+    async def _response(self, response_id: str) -> dict[str, Any] | None:
+        """Read a response; None if the upstream does not know it."""
+        try:
+            return await self._call("get", f"/responses/{response_id}")
+        except UpstreamError as error:
+            # A foreground response is gone with its socket.
+            if error.code in _UNKNOWN:
+                return None
+            raise
+
+    async def cancel(self, response_id: str) -> Ended | None:
+        """Stop a background generation; return how it ended."""
+        with _translated():
+            try:
+                response = await self._call("post", f"/responses/{response_id}/cancel")
+            except UpstreamError as error:
+                if error.code not in _UNKNOWN:
+                    raise
+                # A foreground one can't be cancelled, but may have ended.
+                found = await self._response(response_id)
+                if found is None or found["status"] in _RUNNING:
+                    return None
+                response = found
+            return await self._settled(response)
 
     # ------------------------------------------------------------ calls
 
@@ -267,47 +331,3 @@ def _translated() -> Generator[None]:
         raise translate(error) from None
     except decode.UNREADABLE:
         raise interrupted("upstream_garbage") from None
-
-
-def _item(turn: Turn) -> dict[str, Any]:
-    kind = "input_text" if turn.role is Role.USER else "output_text"
-    content = [{"type": kind, "text": text} for text in turn.texts if text]
-    return {"type": "message", "role": turn.role.value, "content": content}
-
-
-def _request(generation: Generation) -> dict[str, Any]:
-    config = generation.config
-    request: dict[str, Any] = {
-        "model": generation.model,
-        "input": [_item(turn) for turn in generation.turns],
-        "stream": True,
-        "store": generation.thread_id is not None,
-        "stream_options": {"include_obfuscation": False},
-        "safety_identifier": generation.safety_id,
-    }
-    if generation.thread_id is not None:
-        request["conversation"] = generation.thread_id
-    if config.instructions:
-        request["instructions"] = config.instructions
-    if config.tools:
-        request["tools"] = [_tool(tool) for tool in config.tools]
-    # Left out at their defaults: reasoning models refuse them.
-    for name in ("temperature", "top_p"):
-        if getattr(config, name) != 1.0:
-            request[name] = getattr(config, name)
-    if config.response_format != "auto":
-        request["text"] = {"format": _format(config.response_format)}
-    return request
-
-
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
-    """Assistants nest a function's name and schema; Responses have them flat."""
-    if tool.get("type") == "function" and "function" in tool:
-        return {"type": "function", "strict": False, **tool["function"]}
-    return tool
-
-
-def _format(wanted: dict[str, Any]) -> dict[str, Any]:
-    if wanted.get("type") == "json_schema" and "json_schema" in wanted:
-        return {"type": "json_schema", **wanted["json_schema"]}
-    return wanted

@@ -74,6 +74,20 @@ async def hear(upstream: ResponsesUpstream, generation: Generation) -> Hearing:
     return hearing
 
 
+async def outcome(
+    upstream: ResponsesUpstream,
+    heard: Callable[[UpstreamEvent], None] = lambda _: None,
+    *,
+    response_id: str | None = None,
+    thread_id: str | None = None,
+    tail: str | None = None,
+) -> Ended | None:
+    """Ask what became of a generation."""
+    return await upstream.outcome(
+        response_id=response_id, thread_id=thread_id, tail=tail, listen=heard
+    )
+
+
 @pytest.fixture(scope="session")
 def adapter_port() -> Iterator[int]:
     with serving(SandboxConfig(tokens_per_second=0)) as found:
@@ -104,8 +118,17 @@ async def an_upstream() -> AsyncIterator[AnUpstream]:
     """Make adapters that are closed at the end."""
     made: list[ResponsesUpstream] = []
 
-    def make(url: str, *, first_byte_s: float = 30, idle_s: float = 30) -> ResponsesUpstream:
-        config = UpstreamConfig(KEY, f"{url}/v1", first_byte_s, idle_s, max_connections=100)
+    def make(
+        url: str, *, first_byte_s: float = 30, idle_s: float = 30, background: bool = False
+    ) -> ResponsesUpstream:
+        config = UpstreamConfig(
+            KEY,
+            f"{url}/v1",
+            first_byte_s,
+            idle_s,
+            max_connections=100,
+            background=background,
+        )
         made.append(ResponsesUpstream(config))
         return made[-1]
 

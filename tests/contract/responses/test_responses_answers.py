@@ -11,7 +11,7 @@ from app.adapters.responses.upstream import ResponsesUpstream
 from app.domain.errors import ThreadBusyError, ThreadLostError, UpstreamError
 from app.domain.models import Part, PartKind, Role, RunStatus
 from app.ports import Ended, Started, TextDelta, Thread, Turn
-from tests.contract.responses.conftest import CONFIG, DELTA, POST, AnUpstream, ask, hear
+from tests.contract.responses.conftest import CONFIG, DELTA, POST, AnUpstream, ask, hear, outcome
 from tests.contract.sandbox.conftest import Sandbox, until
 
 FUNCTION = {
@@ -280,7 +280,9 @@ async def test_what_became_of_a_finished_answer_can_be_asked(
 ) -> None:
     thread_id = await opened(upstream)
     hearing = await hear(upstream, ask(thread_id=thread_id))
-    found = await upstream.outcome(response_id=hearing.response_id, thread_id=thread_id, tail=None)
+    found = await outcome(
+        upstream, response_id=hearing.response_id, thread_id=thread_id, tail=None
+    )
     assert found == hearing.end
 
 
@@ -292,8 +294,8 @@ async def test_an_answer_whose_name_was_never_heard_is_found_in_the_thread(
     assert thread is not None
     hearing = await hear(upstream, ask(thread_id=thread.thread_id))
     for response_id in (None, "resp_unknown"):
-        found = await upstream.outcome(
-            response_id=response_id, thread_id=thread.thread_id, tail=thread.tail
+        found = await outcome(
+            upstream, response_id=response_id, thread_id=thread.thread_id, tail=thread.tail
         )
         assert found == replace(hearing.end, usage=None, tool_calls=())
 
@@ -305,7 +307,9 @@ async def test_nothing_became_of_an_answer_that_was_never_begun(
     assert thread is not None
     for thread_id, tail in ((thread.thread_id, thread.tail), (None, None)):
         for response_id in (None, "resp_unknown"):
-            found = await upstream.outcome(response_id=response_id, thread_id=thread_id, tail=tail)
+            found = await outcome(
+                upstream, response_id=response_id, thread_id=thread_id, tail=tail
+            )
             assert found is None
 
 
@@ -319,7 +323,9 @@ async def test_an_answer_that_still_goes_on_is_waited_for(
     hearing = await hear(upstream, ask("at length", thread_id=thread_id))
     assert hearing.failure.code == "upstream_interrupted"
     assert (await sandbox.stats())["running"] == 1
-    found = await upstream.outcome(response_id=hearing.response_id, thread_id=thread_id, tail=None)
+    found = await outcome(
+        upstream, response_id=hearing.response_id, thread_id=thread_id, tail=None
+    )
     assert found is not None
     assert found.status is RunStatus.COMPLETED
     assert "at length" in found.content[0].text
@@ -332,7 +338,7 @@ async def test_the_outcome_in_a_lost_thread_is_that_it_is_lost(
     thread_id = await opened(upstream, *turns(2))
     await sandbox.admin("POST", "reset")
     with pytest.raises(ThreadLostError):
-        await upstream.outcome(response_id="resp_1", thread_id=thread_id, tail=None)
+        await outcome(upstream, response_id="resp_1", thread_id=thread_id, tail=None)
 
 
 async def test_a_thread_that_lost_the_place_where_the_answer_would_be_is_lost(
@@ -344,7 +350,7 @@ async def test_a_thread_that_lost_the_place_where_the_answer_would_be_is_lost(
     assert thread.tail is not None
     await client.conversations.items.delete(thread.tail, conversation_id=thread.thread_id)
     with pytest.raises(ThreadLostError):
-        await upstream.outcome(response_id=None, thread_id=thread.thread_id, tail=thread.tail)
+        await outcome(upstream, response_id=None, thread_id=thread.thread_id, tail=thread.tail)
 
 
 @pytest.mark.parametrize("half", ["a function call", "only the question"])
@@ -359,7 +365,7 @@ async def test_a_thread_with_half_a_turn_is_lost(
         item: Any = {"type": "message", "role": "user", "content": "Is anybody there?"}
         await client.conversations.items.create(thread_id, items=[item])
     with pytest.raises(ThreadLostError):
-        await upstream.outcome(response_id=None, thread_id=thread_id, tail=None)
+        await outcome(upstream, response_id=None, thread_id=thread_id, tail=None)
 
 
 @pytest.mark.parametrize(
@@ -390,9 +396,9 @@ async def test_an_upstream_that_does_not_tell_the_outcome_may_be_asked_again(
     response_id = hearing.response_id if place == "response" else None
     impatient = an_upstream(sandbox.url, first_byte_s=1 if fault["type"] == "stall" else 30)
     with pytest.raises(UpstreamError) as caught:
-        await impatient.outcome(response_id=response_id, thread_id=thread_id, tail=None)
+        await outcome(impatient, response_id=response_id, thread_id=thread_id, tail=None)
     assert (caught.value.code, caught.value.retryable) == (code, True)
     await sandbox.admin("DELETE", "faults")
-    found = await impatient.outcome(response_id=response_id, thread_id=thread_id, tail=None)
+    found = await outcome(impatient, response_id=response_id, thread_id=thread_id, tail=None)
     assert found is not None
     assert found.content == hearing.end.content
