@@ -38,10 +38,10 @@ class Claim:
     """How often a holder gave the run back in order, which costs it no attempt."""
     remaining: timedelta
     """Time left until `expires_at`, by the database's clock."""
-    unsaid: Sequence[Message] | None
-    """The turns that the thread lacks, if they were looked up with the claim."""
     safety_id: str
     """Who asks, in a form that can be shown to the upstream."""
+    unsaid: Sequence[Message] | None = None
+    """The turns that the thread lacks, if they were looked up with the claim."""
 
 
 class Queue(Protocol):

@@ -29,6 +29,7 @@ RUN = Run(
 CLAIM = Claim(
     run=RUN,
     fence=1,
+    last_seq=3,
     thread=Thread(None, 0, None),
     response_id=None,
     is_takeover=False,

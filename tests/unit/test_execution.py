@@ -28,6 +28,7 @@ def execution() -> Execution:
         Claim(
             run=run,
             fence=1,
+            last_seq=3,
             thread=Thread(None, 0, None),
             response_id=None,
             is_takeover=False,
