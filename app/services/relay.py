@@ -106,7 +106,7 @@ class Relay:
         if channel is None:
             return
         for stream in list(channel.streams):
-            stream.end()
+            stream.end_at_once()
         for changed in channel.watchers:
             changed.set()
 
@@ -277,7 +277,7 @@ class Relay:
         self._counts[user.id] += 1
         if self._is_closing:
             # It was on its way while the others were ended.
-            stream.end()
+            stream.end_at_once()
         return stream
 
     async def _read_on(self, channel: Channel, stream: Stream, run: Run | None) -> list[Event]:

@@ -20,6 +20,8 @@ MAX_PENDING_BYTES: Final = 1 << 20
 """What a live reader may leave unread before it is cut; it resumes from the log."""
 MAX_BLOCKED_S: Final = 20.0
 """How long one send may wait for a reader that does not read."""
+PATIENCE_S: Final = 10.0
+"""How long after its time is up a stream may wait for such a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,11 @@ class Stream:
         self._ended = True
         self._wake()
 
+    def end_at_once(self) -> None:
+        """End cleanly; a reader that does not read then and there is cut."""
+        self.ends_at = float("-inf")
+        self.end()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -163,12 +170,16 @@ class Stream:
 
     def tick(self, now: float) -> None:
         """Keep a silent stream alive, end an old one, cut one that does not read."""
-        if self.blocked_since is not None:
-            if self.is_cut or now - self.blocked_since > MAX_BLOCKED_S:
-                self.on_cut()
+        blocked_s = 0.0 if self.blocked_since is None else now - self.blocked_since
+        is_late = now > self.ends_at + PATIENCE_S
+        if self.blocked_since is not None and (
+            self.is_cut or is_late or blocked_s > MAX_BLOCKED_S
+        ):
+            self.on_cut()
         elif now >= self.ends_at:
+            # Also while a send waits: who reads slowly all the time is never found at ease.
             self.end()
-        elif now - self.last_sent >= KEEP_ALIVE_S and not self._pending:
+        elif self.last_sent <= now - KEEP_ALIVE_S and not (self._pending or blocked_s):
             self._queue(KEEP_ALIVE)
 
     async def chunks(self) -> AsyncIterator[bytes]:

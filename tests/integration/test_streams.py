@@ -587,6 +587,28 @@ async def test_a_reader_that_does_not_read_is_cut_alone_and_resumes_whole(
     assert len(healthy.blocks) == 61
 
 
+async def test_a_reader_that_never_takes_the_end_of_its_stream_loses_its_place(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "LIFE_S", (1, 1))
+    monkeypatch.setattr(streams, "MAX_BLOCKED_S", 1)
+    async with in_process(database_url) as url, desk_on(database_url, pool_size=2) as desk:
+        client = Client(url, "alice")
+        session = await client.open_session()
+        # One page, which the server takes at once: only the end has to wait for the reader.
+        for number in range(60):
+            await say(desk, session, f"{number} " + "분수" * 30_000)
+        free = await streams_left(client)
+
+        async def is_cut() -> bool:
+            return await streams_left(client) == free
+
+        with stubborn(url, client, f"{events_of(session)}?after=0") as slow:
+            assert await asyncio.to_thread(slow.recv, 12) == b"HTTP/1.1 200"
+            await until(is_cut)
+        await client.close()
+
+
 async def test_readers_survive_an_error_of_the_database_that_nobody_expected(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
