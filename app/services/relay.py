@@ -250,7 +250,7 @@ class Relay:
         retry = f"retry: {random.randint(*RETRY_MS)}\n\n".encode()  # noqa: S311 - jitter
         life = min(
             random.uniform(*LIFE_S),  # noqa: S311 - jitter
-            user.principal.expires_at - time.time(),
+            user.principal.expires_at - time.time(),  # noqa: TID251 - written by its signer
         )
 
         async def read_on(stream: Stream) -> list[Event]:
