@@ -16,6 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from app.adapters.postgres.wakeups import CHANNELS
+from app.api.protocol import AbortableProtocol
 from app.domain.errors import ShuttingDownError
 from app.domain.events import Delta
 from app.main import create_app
@@ -128,7 +129,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def in_process(database_url: str, **settings: Any) -> AsyncIterator[str]:
+async def in_process(
+    database_url: str, *, listen: str = "127.0.0.1", **settings: Any
+) -> AsyncIterator[str]:
     """The API in this process, where constants can be changed; yields its URL."""
     chosen = Settings(
         _env_file=None,
@@ -140,9 +143,10 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[str]:
     app = create_app(chosen)
     config = uvicorn.Config(
         app,
+        host=listen,
         port=0,
         loop="none",
-        http="httptools",
+        http=AbortableProtocol,
         ws="none",
         log_config=None,
         timeout_graceful_shutdown=3,
