@@ -1,6 +1,7 @@
 """Processes whose clocks are wrong by minutes: nobody can tell, but from a token's `exp`."""
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -32,13 +33,37 @@ def wrong_by(minutes: int) -> dict[str, str]:
     }
 
 
+def jumping(clock: Path) -> dict[str, str]:
+    """Return the environment of a process whose wall clock is what a file says."""
+    clock.write_text("+0m\n")
+    changes = {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    found = wrong_by(0) | changes
+    del found["FAKETIME"]
+    return found
+
+
+async def jump(clock: Path) -> None:
+    """Set the clock, again and again, as a careless administrator does."""
+    while True:
+        for minutes in (MINUTES, -MINUTES, 0):
+            draft = clock.with_suffix(".draft")
+            draft.write_text(f"{minutes:+d}m\n")
+            draft.rename(clock)
+            await asyncio.sleep(0.3)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def library() -> Path:
+    if not LIBRARIES:
+        pytest.skip("libfaketime is not installed")
+    return LIBRARIES[0]
+
+
 @pytest.fixture(scope="module")
 async def stack(
     new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
     """An API process behind, one ahead, a worker behind, and one ahead."""
-    if not LIBRARIES:
-        pytest.skip("libfaketime is not installed")
     url, folder = await new_database(), tmp_path_factory.mktemp("clocks")
     async with started(url, folder, apis=0, pace=40, RUN_LEASE_S=str(LEASE_S)) as stack:
         for minutes in (-MINUTES, MINUTES):
@@ -181,3 +206,26 @@ async def test_what_is_young_is_neither_expired_nor_pruned_nor_forgotten(stack: 
     assert await stack.fetchval(deltas, run["id"]) == before
     at = await stack.fetchval("SELECT max(seen_at) FROM workers")
     assert abs((datetime.now(UTC) - at).total_seconds()) < SKEW_S
+
+
+async def test_a_clock_that_jumps_back_and_forth_changes_nothing(
+    new_database: NewDatabase, tmp_path: Path
+) -> None:
+    url, clock = await new_database(), tmp_path / "clock"
+    async with started(url, tmp_path / "stack", apis=0, pace=40, RUN_LEASE_S="5") as stack:
+        await stack.start_api(**jumping(clock))
+        for _ in range(2):
+            await hire(stack, **jumping(clock))
+        restless = asyncio.create_task(jump(clock))
+        asked = await ask_at_once(stack, 8)
+        readers = [asyncio.create_task(follow(each.events, each.client)) for each in asked]
+        rows = await all_end(stack, asked)
+        seen = await asyncio.gather(*readers)
+        restless.cancel()
+        assert {(row["status"], row["attempts"]) for row in rows} == {("completed", 1)}
+        for blocks in seen:
+            told = [datetime.fromisoformat(json.loads(block.data)["at"]) for block in blocks]
+            assert told == sorted(told)
+            assert (told[-1] - told[0]).total_seconds() < 60
+        await check(url)
+        check_logs(stack.logs(), WORD)

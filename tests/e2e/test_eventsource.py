@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import signal
-import tempfile
+from asyncio.subprocess import DEVNULL as NOWHERE
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -99,7 +100,7 @@ def script_of(template: str, streams: dict[str, Any]) -> str:
 async def child(*command: str, **options: Any) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a program and what it starts, in a group of its own that ends with the block."""
     process = await asyncio.create_subprocess_exec(
-        *command, start_new_session=True, stderr=asyncio.subprocess.DEVNULL, **options
+        *command, start_new_session=True, stderr=NOWHERE, **options
     )
     try:
         yield process
@@ -109,28 +110,42 @@ async def child(*command: str, **options: Any) -> AsyncIterator[asyncio.subproce
         await process.wait()
 
 
-@asynccontextmanager
-async def chromium(page: Page, streams: dict[str, Any], folder: Path) -> AsyncIterator[None]:
-    page.html = script_of(PAGE, streams)
+async def find_chromium(_folder: Path) -> str:
+    """Return the program; skip where there is none."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if program is None:
         pytest.skip("Chromium is not installed")
-    profile = f"--user-data-dir={folder / 'profile'}"
-    async with child(program, *CHROMIUM_FLAGS, profile, page.origin, stdout=-3):
-        yield
+    return program
 
 
-@asynccontextmanager
-async def node(page: Page, streams: dict[str, Any], folder: Path) -> AsyncIterator[None]:
+async def install_package(folder: Path) -> str:
+    """Return Node, the package installed in the folder; skip where it can't be."""
     npm, program = shutil.which("npm"), shutil.which("node")
     if npm is None or program is None:
         pytest.skip("Node and npm are not installed")
     command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), PACKAGE]
-    async with child(*command, stdout=-3) as installing:
+    async with child(*command, stdout=NOWHERE) as installing:
         with suppress(TimeoutError):
             await asyncio.wait_for(installing.wait(), 90)
         if installing.returncode != 0:
             pytest.skip(f"npm can't install {PACKAGE} here")
+    return program
+
+
+@asynccontextmanager
+async def chromium(
+    program: str, page: Page, streams: dict[str, Any], folder: Path
+) -> AsyncIterator[None]:
+    page.html = script_of(PAGE, streams)
+    profile = f"--user-data-dir={folder / 'profile'}"
+    async with child(program, *CHROMIUM_FLAGS, profile, page.origin, stdout=NOWHERE):
+        yield
+
+
+@asynccontextmanager
+async def node(
+    program: str, page: Page, streams: dict[str, Any], folder: Path
+) -> AsyncIterator[None]:
     script = folder / "page.mjs"
     script.write_text(script_of(SCRIPT, streams))
 
@@ -138,14 +153,14 @@ async def node(page: Page, streams: dict[str, Any], folder: Path) -> AsyncIterat
         async for line in lines:
             page.hear(json.loads(line))
 
-    async with child(program, str(script), stdout=-1, limit=1 << 24) as running:
+    async with child(program, str(script), stdout=PIPE, limit=1 << 24) as running:
         assert running.stdout is not None
         listening = asyncio.create_task(listen(running.stdout))
         yield
         listening.cancel()
 
 
-BROWSERS = {"chromium": chromium, "node": node}
+BROWSERS = {"chromium": (find_chromium, chromium), "node": (install_package, node)}
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +195,10 @@ def heard(blocks: Sequence[Block]) -> list[list[str]]:
 
 @pytest.mark.parametrize("browser", BROWSERS)
 async def test_an_eventsource_goes_on_elsewhere_when_its_process_is_stopped_or_killed(
-    stack: Stack, page: Page, browser: str
+    stack: Stack, page: Page, browser: str, tmp_path: Path
 ) -> None:
+    ready, opened = BROWSERS[browser]
+    program = await ready(tmp_path)
     client = stack.client()
     session = await client.open_session()
     stopped, killed = [await stack.start_api() for _ in range(2)]
@@ -193,20 +210,19 @@ async def test_an_eventsource_goes_on_elsewhere_when_its_process_is_stopped_or_k
     run_path = f"{path}/runs/{second['run']['id']}/events"
     page.counts.clear()
     page.reports.clear()
-    with tempfile.TemporaryDirectory(prefix="eventsource-") as folder:
-        async with forwarding(behind) as front:
-            streams = addresses(front, path, run_path, ticket)
-            async with BROWSERS[browser](page, streams, Path(folder)):
-                await page.has_seen("a tab", 5)
-                stopped.signal(signal.SIGTERM)
-                assert await stopped.exit(5) == 0
-                await page.has_seen("the run", 5)
-                killed.kill()
+    async with forwarding(behind) as front:
+        streams = addresses(front, path, run_path, ticket)
+        async with opened(program, page, streams, tmp_path):
+            await page.has_seen("a tab", 5)
+            stopped.signal(signal.SIGTERM)
+            assert await stopped.exit(5) == 0
+            await page.has_seen("the run", 5)
+            killed.kill()
 
-                async def have_all() -> bool:
-                    return page.reports.keys() == streams.keys()
+            async def have_all() -> bool:
+                return page.reports.keys() == streams.keys()
 
-                await until(have_all, within=90)
+            await until(have_all, within=90)
     assert (await client.ended(session, first["run"]["id"]))["status"] == "completed"
     uncut = await follow(f"{path}/events?after=0", client, is_over=two_runs_ended)
     told = heard(uncut)
