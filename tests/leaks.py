@@ -188,7 +188,9 @@ async def _cycle(observed: Observed, audience: Audience, streams: int, idle: int
         if number % 2:
             transport = connection._transport  # noqa: SLF001
             sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_ONCE)
+            # The server may have closed it, if it was done for some seconds.
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_ONCE)
         connection.close()
 
     async def are_gone() -> bool:

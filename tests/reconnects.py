@@ -19,7 +19,7 @@ from app.adapters.postgres.migrate import migrate
 from tests.e2e.crew import WORD
 from tests.e2e.invariants import check, check_logs, check_reader
 from tests.stack import Block, Stack, running
-from tests.tabs import Leave, Tab, Tally, Visit, shown, visit
+from tests.tabs import Leave, Shown, Tab, Tally, Visit, shown, visit
 
 QUESTIONS = (
     "Please solve 3x**2 + 11x - 10 = 0 step by step.",
@@ -59,11 +59,13 @@ class Lesson:
             assert ended["status"] == "completed", ended
         self.last = str((await self.client.call("GET", self.session, 200))["last_seq"])
         uncut, other = await asyncio.gather(*stayed)
+        told = shown(uncut)
         assert shown(uncut) == shown(other)
         await check_reader(self.stack.database_url, session, uncut)
         assert uncut[-1].id == self.last
         for tab in self.reading:
-            assert shown(await tab) == shown(uncut), "a tab of the session"
+            seen = shown(await tab)
+            assert seen == told, difference(seen, told)
             self.tally.blocks += len(uncut)
         for (run, tabs), asked in zip(self.runs.items(), asking, strict=True):
             await self._compare(run, [*tabs, asked], uncut)
@@ -118,8 +120,19 @@ class Lesson:
         for tab in tabs:
             seen = shown(await tab)
             # Who left with the last event before `done` is told by 204.
-            assert seen in (uncut, uncut[:-1]), "a tab of the run"
+            assert seen in (uncut, uncut[:-1]), difference(seen, uncut)
             self.tally.blocks += len(seen)
+
+
+def difference(seen: Sequence[Shown], told: Sequence[Shown]) -> str:
+    """Say where a reader was first shown something else, without what it was."""
+    same = 0
+    while same < min(len(seen), len(told)) and seen[same] == told[same]:
+        same += 1
+    parts = [
+        [block[:2] for block in blocks[max(0, same - 2) : same + 3]] for blocks in (seen, told)
+    ]
+    return f"{len(seen)} and {len(told)} blocks, alike up to {same}: {parts[0]} is not {parts[1]}"
 
 
 async def reconnect(stack: Stack, count: int, seed: int) -> Tally:

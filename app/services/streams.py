@@ -77,7 +77,6 @@ class Stream:
     __slots__ = (
         "_channel",
         "_ended",
-        "_is_over",
         "_leave",
         "_pending",
         "_pending_bytes",
@@ -91,6 +90,7 @@ class Stream:
         "is_live",
         "last_sent",
         "on_cut",
+        "over_at",
         "run_id",
     )
 
@@ -102,15 +102,16 @@ class Stream:
         *,
         cursor: int,
         run_id: str | None,
-        is_over: bool,
+        over_at: int | None,
         preface: bytes,
         ends_at: float,
     ) -> None:
         self._channel = channel
         self._read_on = read_on
         self._leave = leave
-        self._is_over = is_over
-        """The run had ended when the stream was opened: catching up is all there is."""
+        self.over_at = over_at
+        """The log's length when the run was found ended: to read up to there is all there is.
+        The channel's head may be behind it still."""
         self._preface = preface
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -200,7 +201,7 @@ class Stream:
 
     async def _catch_up(self) -> AsyncIterator[bytes]:
         channel = self._channel
-        while self.cursor < channel.head and not self._ended:
+        while self.cursor < max(channel.head, self.over_at or 0) and not self._ended:
             events = await self._read_on(self)
             if not events:
                 continue
@@ -209,7 +210,7 @@ class Stream:
                 yield DONE_BLOCK
                 self._ended = True
                 return
-        if self._is_over and not self._ended:
+        if self.over_at is not None and not self._ended:
             yield DONE_BLOCK
             self._ended = True
             return

@@ -370,6 +370,37 @@ async def test_lives_are_jittered_so_that_readers_do_not_all_come_back_at_once(
         stream.close()
 
 
+@pytest.mark.parametrize("seen", [0, 2, 3])
+async def test_a_run_that_ended_before_this_process_heard_of_it_is_told_whole(
+    desk: Desk, seen: int
+) -> None:
+    # Nothing reads the news here: the channel stays where its first reader opened it.
+    behind = relay.Relay(desk.database, None, max_streams=50, poll=None)  # type: ignore[arg-type]
+    user, session = await desk.session()
+    if not seen:
+        first = await behind.follow_session(user, session, after=0)
+    run = await desk.waiting(user, session)
+    if seen:
+        first = await behind.follow_session(user, session, after=0)
+
+    async def has_ended() -> bool:
+        return (await desk.runs.get(user, session, run.id)).status.is_end
+
+    await until(has_ended)
+    after = seen if seen > 2 else None
+    late = await behind.follow_run(user, session, run.id, after=after)
+    assert late is not None
+    async with asyncio.timeout(10):
+        told = blocks_of(b"".join([piece async for piece in late.chunks()]).decode())
+    log = await desk.events(session, after or 0)
+    assert [(each.id, each.event) for each in told] == [
+        *((str(event.seq), event.type) for event in log),
+        (None, "done"),
+    ]
+    first.close()
+    late.close()
+
+
 async def test_a_stream_that_is_opened_while_the_process_goes_away_ends_at_once(
     desk: Desk,
 ) -> None:

@@ -35,7 +35,7 @@ class Watched:
             lambda _: None,
             cursor=0,
             run_id=None,
-            is_over=False,
+            over_at=None,
             preface=b"retry: 1\n\n",
             ends_at=self.now + life_s,
         )
