@@ -42,12 +42,13 @@ class Process:
     command: list[str]
     env: dict[str, str]
     log: Path
+    module: str = "app"
     popen: "subprocess.Popen[bytes]" = field(init=False)
 
     def __post_init__(self) -> None:
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "app", *self.command],
+                [sys.executable, "-m", self.module, *self.command],
                 cwd=ROOT,
                 env=self.env,
                 stdout=log,
@@ -189,9 +190,9 @@ class Stack:
         }
         return kept | ours | self.settings | more
 
-    def start(self, *command: str, **env: str) -> Process:
+    def start(self, *command: str, module: str = "app", **env: str) -> Process:
         name = f"{len(self.processes)}-{command[0]}.log"
-        process = Process(list(command), self.env(**env), self.folder / name)
+        process = Process(list(command), self.env(**env), self.folder / name, module)
         self.processes.append(process)
         return process
 
@@ -202,9 +203,9 @@ class Stack:
         await self._healthy(f"http://127.0.0.1:{port}/healthz", self.sandbox)
         return self.sandbox
 
-    async def start_api(self, **env: str) -> Process:
+    async def start_api(self, *, module: str = "app", **env: str) -> Process:
         port = free_port()
-        process = self.start("api", PORT=str(port), **env)
+        process = self.start("api", module=module, PORT=str(port), **env)
         url = f"http://127.0.0.1:{port}"
         await self._healthy(f"{url}/healthz", process)
         self.api_urls.append(url)

@@ -6,6 +6,7 @@ The algorithms are fixed by the configuration, never by the token: a token can c
 
 import asyncio
 import json
+import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ MAX_TOKEN_CHARS: Final = 8_192
 MAX_NAME_CHARS: Final = 256
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading keys of any other shape raises."""
+CLOCK_SKEW_S: Final = 300.0
+"""How far behind the issuer's our clock may be: the `nbf` of a fresh token is no reason yet."""
 LAST_INSTANT: Final = 253_402_214_400
 """9999-12-31: a later `exp` is no instant that can be stored."""
 
@@ -71,12 +74,17 @@ class _Verifier:
                 options={
                     "require": ["exp", "sub"],
                     "verify_aud": self._rules.audience is not None,
+                    # No allowance is made for `exp`; the other two are looked at below.
+                    "verify_iat": False,
+                    "verify_nbf": False,
                 },
             )
         except jwt.ExpiredSignatureError:
             raise UnauthenticatedError("The token has expired.") from None
         except jwt.PyJWTError:
             raise UnauthenticatedError("The token is not valid.") from None
+        if not (_is_instant(claims.get("iat", 0)) and _has_begun(claims.get("nbf", 0))):
+            raise UnauthenticatedError("The token is not valid.")
         scope = claims.get("scope", "")
         tenant = claims.get("tenant")
         if not _is_name(claims["sub"]) or not (tenant is None or _is_name(tenant)):
@@ -84,6 +92,14 @@ class _Verifier:
         scopes = frozenset(scope.split()) if isinstance(scope, str) else frozenset[str]()
         expires_at = float(min(int(claims["exp"]), LAST_INSTANT))
         return Principal(claims["sub"], tenant, scopes, expires_at)
+
+
+def _is_instant(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _has_begun(not_before: Any) -> bool:
+    return _is_instant(not_before) and not_before <= time.time() + CLOCK_SKEW_S
 
 
 def _is_name(value: object) -> bool:

@@ -67,6 +67,8 @@ class EventStreamResponse(Response):
                 stream.blocked_since = stream.last_sent = time.monotonic()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 stream.blocked_since = None
+        # The server takes any piece at once, and lets the next one wait for the reader: also this.
+        stream.blocked_since = time.monotonic()
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -138,8 +138,8 @@ class Messages(Protocol):
         """Return those of a session, with the text that they have so far."""
         ...
 
-    async def turns(self, session_id: str, *, after: int, upto: int) -> Sequence[Message]:
-        """Return ended messages of the turns in `(after, upto]` as the tutor reads them."""
+    async def turns(self, run: Run, fence: int, *, after: int) -> Sequence[Message]:
+        """Return ended messages after a turn, up to the run's; none when the run was lost."""
         ...
 
     async def last_turn(self, session_id: str) -> Message | None:

@@ -1,12 +1,17 @@
 """What the upstream is told: the turns that its thread lacks, or a new thread with all of them."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from app.domain.errors import FencedError
 from app.domain.models import Message, Role
 from app.ports import Claim, Database, Thread, Turn, Upstream
 from app.services.patience import patiently
+
+FRESH_S: Final = 1.0
+"""What was read longer ago may have been read before a lease ran out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,7 @@ class Conversation:
         self._claim = claim
         self.thread: Thread | None = claim.thread if claim.thread.thread_id else None
         self._unsaid = claim.unsaid
+        self._claimed = time.monotonic()
 
     def forget_thread(self) -> None:
         """Give the upstream's thread up: it is lost, or its content is in doubt."""
@@ -38,6 +44,15 @@ class Conversation:
             FencedError: The run was taken over meanwhile.
             UpstreamError: No thread could be opened.
         """
+        began = time.monotonic() if self._unsaid is None else self._claimed
+        prepared = await self._prepare()
+        if time.monotonic() - began > FRESH_S:
+            # This process may have been frozen: whose run it is must be asked again, or a
+            # question could be sent a second time, behind the answer that another holder got.
+            prepared = await self._prepare()
+        return prepared
+
+    async def _prepare(self) -> Prepared:
         if self.thread is not None:
             missing = await self._turns(after=self.thread.turn)
             if missing:
@@ -45,6 +60,8 @@ class Conversation:
             # Everything was answered: another answer to the last question needs a thread that
             # ends before it.
         everything = await self._turns(after=0)
+        if not everything:
+            raise FencedError
         asked = len(everything)
         while asked and everything[asked - 1].role is Role.USER:
             asked -= 1
@@ -69,7 +86,7 @@ class Conversation:
     async def _read(self, after: int) -> Sequence[Message]:
         run = self._claim.run
         async with self._database.autocommit() as uow:
-            return await uow.messages.turns(run.session_id, after=after, upto=run.turn)
+            return await uow.messages.turns(run, self._claim.fence, after=after)
 
     async def _record(self, thread: Thread) -> bool:
         async with self._database.autocommit() as uow:

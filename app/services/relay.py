@@ -106,7 +106,7 @@ class Relay:
         if channel is None:
             return
         for stream in list(channel.streams):
-            stream.end()
+            stream.end_at_once()
         for changed in channel.watchers:
             changed.set()
 
@@ -191,7 +191,10 @@ class Relay:
                     return None
             self.check_room(user)
             self._warm(channel, state.last_seq)
-            return self._open(channel, user, cursor=cursor, preface=preface, run=run)
+            over_at = state.last_seq if run.status.is_end else None
+            return self._open(
+                channel, user, cursor=cursor, preface=preface, run=run, over_at=over_at
+            )
 
     def follow_new_run(self, user: User, run: Run) -> Stream:
         """Open a stream of a run that this process has just enqueued."""
@@ -244,13 +247,20 @@ class Relay:
         if not channel.streams and not channel.joining:
             self._channels.pop(channel.session_id, None)
 
-    def _open(
-        self, channel: Channel, user: User, *, cursor: int, preface: bytes, run: Run | None = None
+    def _open(  # noqa: PLR0913 - as many as a stream is made of
+        self,
+        channel: Channel,
+        user: User,
+        *,
+        cursor: int,
+        preface: bytes,
+        run: Run | None = None,
+        over_at: int | None = None,
     ) -> Stream:
         retry = f"retry: {random.randint(*RETRY_MS)}\n\n".encode()  # noqa: S311 - jitter
         life = min(
             random.uniform(*LIFE_S),  # noqa: S311 - jitter
-            user.principal.expires_at - time.time(),
+            user.principal.expires_at - time.time(),  # noqa: TID251 - written by its signer
         )
 
         async def read_on(stream: Stream) -> list[Event]:
@@ -269,7 +279,7 @@ class Relay:
             leave,
             cursor=cursor,
             run_id=run.id if run else None,
-            is_over=run is not None and run.status.is_end,
+            over_at=over_at,
             preface=retry + preface,
             ends_at=time.monotonic() + life,
         )
@@ -277,12 +287,12 @@ class Relay:
         self._counts[user.id] += 1
         if self._is_closing:
             # It was on its way while the others were ended.
-            stream.end()
+            stream.end_at_once()
         return stream
 
     async def _read_on(self, channel: Channel, stream: Stream, run: Run | None) -> list[Event]:
         """Read the next page after a stream's cursor, and move the cursor past it."""
-        head = channel.head
+        head = max(channel.head, stream.over_at or 0)
         async with self._database.autocommit() as uow:
             if run is not None:
                 events = await uow.log.read_run(run, after=stream.cursor, limit=PAGE)

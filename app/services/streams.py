@@ -20,6 +20,8 @@ MAX_PENDING_BYTES: Final = 1 << 20
 """What a live reader may leave unread before it is cut; it resumes from the log."""
 MAX_BLOCKED_S: Final = 20.0
 """How long one send may wait for a reader that does not read."""
+PATIENCE_S: Final = 10.0
+"""How long after its time is up a stream may wait for such a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,6 @@ class Stream:
     __slots__ = (
         "_channel",
         "_ended",
-        "_is_over",
         "_leave",
         "_pending",
         "_pending_bytes",
@@ -89,6 +90,7 @@ class Stream:
         "is_live",
         "last_sent",
         "on_cut",
+        "over_at",
         "run_id",
     )
 
@@ -100,15 +102,16 @@ class Stream:
         *,
         cursor: int,
         run_id: str | None,
-        is_over: bool,
+        over_at: int | None,
         preface: bytes,
         ends_at: float,
     ) -> None:
         self._channel = channel
         self._read_on = read_on
         self._leave = leave
-        self._is_over = is_over
-        """The run had ended when the stream was opened: catching up is all there is."""
+        self.over_at = over_at
+        """The log's length when the run was found ended: to read up to there is all there is.
+        The channel's head may be behind it still."""
         self._preface = preface
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -153,6 +156,11 @@ class Stream:
         self._ended = True
         self._wake()
 
+    def end_at_once(self) -> None:
+        """End cleanly; a reader that does not read then and there is cut."""
+        self.ends_at = float("-inf")
+        self.end()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -163,12 +171,16 @@ class Stream:
 
     def tick(self, now: float) -> None:
         """Keep a silent stream alive, end an old one, cut one that does not read."""
-        if self.blocked_since is not None:
-            if self.is_cut or now - self.blocked_since > MAX_BLOCKED_S:
-                self.on_cut()
+        blocked_s = 0.0 if self.blocked_since is None else now - self.blocked_since
+        is_late = now > self.ends_at + PATIENCE_S
+        if self.blocked_since is not None and (
+            self.is_cut or is_late or blocked_s > MAX_BLOCKED_S
+        ):
+            self.on_cut()
         elif now >= self.ends_at:
+            # Also while a send waits: who reads slowly all the time is never found at ease.
             self.end()
-        elif now - self.last_sent >= KEEP_ALIVE_S and not self._pending:
+        elif self.last_sent <= now - KEEP_ALIVE_S and not (self._pending or blocked_s):
             self._queue(KEEP_ALIVE)
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -189,7 +201,7 @@ class Stream:
 
     async def _catch_up(self) -> AsyncIterator[bytes]:
         channel = self._channel
-        while self.cursor < channel.head and not self._ended:
+        while self.cursor < max(channel.head, self.over_at or 0) and not self._ended:
             events = await self._read_on(self)
             if not events:
                 continue
@@ -198,7 +210,7 @@ class Stream:
                 yield DONE_BLOCK
                 self._ended = True
                 return
-        if self._is_over and not self._ended:
+        if self.over_at is not None and not self._ended:
             yield DONE_BLOCK
             self._ended = True
             return

@@ -62,13 +62,15 @@ class Asked:
         return f"/v1/sessions/{self.session}/runs/{self.run}/events"
 
 
-async def ask_at_once(stack: Stack, count: int, *, at: int = 0, users: int = 5) -> list[Asked]:
+async def ask_at_once(
+    stack: Stack, count: int, *, at: int = 0, users: int = 5, question: str = QUESTION
+) -> list[Asked]:
     """Post questions in sessions of their own."""
     clients = [stack.client(at=at) for _ in range(min(users, count))]
     chosen = [clients[index % len(clients)] for index in range(count)]
     sessions = await asyncio.gather(*(client.open_session() for client in chosen))
     posted = await asyncio.gather(
-        *(client.post(session, QUESTION) for client, session in zip(chosen, sessions, strict=True))
+        *(client.post(session, question) for client, session in zip(chosen, sessions, strict=True))
     )
     return [
         Asked(client, session, each["run"]["id"])

@@ -22,7 +22,7 @@ from tests.integration.test_streams import (
     text_of,
     whole_blocks,
 )
-from tests.stack import Block, Client, Stack
+from tests.stack import Block, Client, Stack, until
 
 ODD = '줄\u2028바꿈\u2029 다음\u0085줄\v\f 탭\t \r\n\n따옴표" 역슬래시\\ 😀 한글 id: 7\n\ndata: x'
 
@@ -408,3 +408,57 @@ async def test_a_cursor_whose_events_were_pruned_gets_a_snapshot_and_then_the_lo
     ]
     async with reading(client, events_of(session, new["id"]), params={"after": "0"}) as reader:
         assert (await reader.ends())[0].event == "message.created"
+
+
+async def test_a_laptop_that_slept_past_its_token_and_the_pruning_shows_the_end_of_the_answer(
+    shared: Stack, desk: Desk
+) -> None:
+    owner = shared.client()
+    brief = shared.client(user=owner.user, ttl=12)
+    session = await owner.open_session()
+    await shared.admin("POST", "pace", {"tokens_per_second": 40, "text": session})
+    posted = await owner.post(session, f"3x**2 + 11x - 10 = 0 을 자세히 풀어줘 ({session})")
+    run_id = posted["run"]["id"]
+    paths = events_of(session), events_of(session, run_id)
+    tickets = f"/v1/sessions/{session}/stream_tickets"
+    cursors = []
+    ticket = (await brief.call("POST", tickets, 201))["ticket"]
+    browser = shared.client()
+    del browser.http.headers["Authorization"]
+    for path in paths:
+        params = {"after": "0", "ticket": ticket}
+        async with reading(browser, path, params=params) as reader:
+            await reader.until(lambda each: each.raw.count(b"event: message.delta") > 2)
+            cursors.append(reader.blocks[-1].id or "")
+    # The lid is closed. The answer comes to its end, and three days pass.
+    run = await owner.ended(session, run_id)
+    await desk.execute(
+        "UPDATE runs SET ended_at = now() - interval '4 days' WHERE id = $1", run_id
+    )
+    async with desk.database.transaction() as uow:
+        assert await uow.log.prune(older_than=timedelta(days=3), limit=1000)
+
+    async def is_refused() -> bool:
+        response = await browser.http.get(paths[0], params={"ticket": ticket})
+        return response.status_code == 401
+
+    await until(is_refused, within=40)
+    # A native EventSource gives up at 401; its page gets another ticket, and goes on.
+    ticket = (await owner.call("POST", tickets, 201))["ticket"]
+    other = shared.client(at=1)
+    del other.http.headers["Authorization"]
+    answer = await owner.call(
+        "GET", f"/v1/sessions/{session}/messages/{run['output_message_id']}", 200
+    )
+    for path, cursor in zip(paths, cursors, strict=True):
+        params = {"after": cursor, "ticket": ticket}
+        async with reading(other, path, params=params) as reader:
+            block, data = await reset_of(reader)
+            assert answer in data["messages"]
+            assert data["run"] is None
+            if path == paths[1]:
+                assert [each.event for each in await reader.ends()] == ["reset", "done"]
+            else:
+                await owner.post(session, "Good morning.", run=False)
+                await reader.until(lambda each: len(each.blocks) == 2)
+                assert reader.blocks[1].id == str(int(block.id or 0) + 1)

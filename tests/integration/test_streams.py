@@ -16,6 +16,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from app.adapters.postgres.wakeups import CHANNELS
+from app.api.protocol import AbortableProtocol
 from app.domain.errors import ShuttingDownError
 from app.domain.events import Delta
 from app.main import create_app
@@ -128,7 +129,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def in_process(database_url: str, **settings: Any) -> AsyncIterator[str]:
+async def in_process(
+    database_url: str, *, listen: str = "127.0.0.1", **settings: Any
+) -> AsyncIterator[str]:
     """The API in this process, where constants can be changed; yields its URL."""
     chosen = Settings(
         _env_file=None,
@@ -140,9 +143,10 @@ async def in_process(database_url: str, **settings: Any) -> AsyncIterator[str]:
     app = create_app(chosen)
     config = uvicorn.Config(
         app,
+        host=listen,
         port=0,
         loop="none",
-        http="httptools",
+        http=AbortableProtocol,
         ws="none",
         log_config=None,
         timeout_graceful_shutdown=3,
@@ -366,6 +370,37 @@ async def test_lives_are_jittered_so_that_readers_do_not_all_come_back_at_once(
         stream.close()
 
 
+@pytest.mark.parametrize("seen", [0, 2, 3])
+async def test_a_run_that_ended_before_this_process_heard_of_it_is_told_whole(
+    desk: Desk, seen: int
+) -> None:
+    # Nothing reads the news here: the channel stays where its first reader opened it.
+    behind = relay.Relay(desk.database, None, max_streams=50, poll=None)  # type: ignore[arg-type]
+    user, session = await desk.session()
+    if not seen:
+        first = await behind.follow_session(user, session, after=0)
+    run = await desk.waiting(user, session)
+    if seen:
+        first = await behind.follow_session(user, session, after=0)
+
+    async def has_ended() -> bool:
+        return (await desk.runs.get(user, session, run.id)).status.is_end
+
+    await until(has_ended)
+    after = seen if seen > 2 else None
+    late = await behind.follow_run(user, session, run.id, after=after)
+    assert late is not None
+    async with asyncio.timeout(10):
+        told = blocks_of(b"".join([piece async for piece in late.chunks()]).decode())
+    log = await desk.events(session, after or 0)
+    assert [(each.id, each.event) for each in told] == [
+        *((str(event.seq), event.type) for event in log),
+        (None, "done"),
+    ]
+    first.close()
+    late.close()
+
+
 async def test_a_stream_that_is_opened_while_the_process_goes_away_ends_at_once(
     desk: Desk,
 ) -> None:
@@ -585,6 +620,28 @@ async def test_a_reader_that_does_not_read_is_cut_alone_and_resumes_whole(
             await r.until(lambda each: b"the last" in each.raw and each.raw.endswith(b"\n\n"))
             assert shown(got + r.blocks) == shown(healthy.blocks)
     assert len(healthy.blocks) == 61
+
+
+async def test_a_reader_that_never_takes_the_end_of_its_stream_loses_its_place(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "LIFE_S", (1, 1))
+    monkeypatch.setattr(streams, "MAX_BLOCKED_S", 1)
+    async with in_process(database_url) as url, desk_on(database_url, pool_size=2) as desk:
+        client = Client(url, "alice")
+        session = await client.open_session()
+        # One page, which the server takes at once: only the end has to wait for the reader.
+        for number in range(60):
+            await say(desk, session, f"{number} " + "분수" * 30_000)
+        free = await streams_left(client)
+
+        async def is_cut() -> bool:
+            return await streams_left(client) == free
+
+        with stubborn(url, client, f"{events_of(session)}?after=0") as slow:
+            assert await asyncio.to_thread(slow.recv, 12) == b"HTTP/1.1 200"
+            await until(is_cut)
+        await client.close()
 
 
 async def test_readers_survive_an_error_of_the_database_that_nobody_expected(

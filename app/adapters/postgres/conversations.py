@@ -62,10 +62,12 @@ FROM assistants a JOIN assistant_versions v ON v.assistant_id = a.id AND v.versi
 WHERE a.id = $3
 """
 
+# With the fence, in the same round trip: whoever lost the run must not ask the upstream either.
 _TURNS = """
-SELECT * FROM messages
-WHERE session_id = $1 AND turn > $2 AND turn <= $3 AND status <> 'in_progress'
-ORDER BY turn, seq
+SELECT m.* FROM messages m JOIN sessions s ON s.id = m.session_id
+WHERE m.session_id = $1 AND m.turn > $2 AND m.turn <= $3 AND m.status <> 'in_progress'
+    AND s.active_run_id = $4 AND s.fence = $5
+ORDER BY m.turn, m.seq
 """
 
 
@@ -212,13 +214,14 @@ class PostgresMessages:
         content = tuple(Part(texts[part], PartKind.TEXT) for part in sorted(texts))
         return replace(message, content=content)
 
-    async def turns(self, session_id: str, *, after: int, upto: int) -> Sequence[Message]:
-        """Return ended messages of the turns in `(after, upto]` as the tutor reads them.
+    async def turns(self, run: Run, fence: int, *, after: int) -> Sequence[Message]:
+        """Return ended messages after a turn, up to the run's, as the tutor reads them.
 
+        None when the fence is another: the run was lost, and its new holder asks for it.
         A question whose run still waits belongs to a later turn; one whose run ended without
         an answer is still something that the student said.
         """
-        rows = await self._driver.fetch(_TURNS, session_id, after, upto)
+        rows = await self._driver.fetch(_TURNS, run.session_id, after, run.turn, run.id, fence)
         return [message_of(row) for row in rows]
 
     async def last_turn(self, session_id: str) -> Message | None:

@@ -60,10 +60,12 @@ UPDATE runs SET worker_id = $2, lease_expires_at = clock_timestamp() + $3::inter
 WHERE id = ANY($1::text[])
 """
 
+# A deleted session's run is held by nobody: its worker is to stop at once, not at its next word.
 _HEARTBEAT = """
 WITH held AS (
     SELECT id FROM runs
     WHERE id = ANY($1::text[]) AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+        AND session_id IN (SELECT s.id FROM sessions s WHERE s.deleted_at IS NULL)
     ORDER BY id FOR UPDATE
 )
 UPDATE runs SET lease_expires_at = clock_timestamp() + $3::interval
@@ -74,6 +76,7 @@ RETURNING id, status
 _COUNT_ATTEMPT = """
 UPDATE runs SET attempts = attempts + 1, upstream_response_id = NULL
 WHERE id = $1 AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+    AND session_id IN (SELECT s.id FROM sessions s WHERE s.deleted_at IS NULL)
 RETURNING attempts
 """
 
@@ -81,6 +84,7 @@ _HAND_OVER = """
 UPDATE runs
 SET worker_id = NULL, lease_expires_at = '-infinity', handovers = handovers + 1
 WHERE id = ANY($1::text[]) AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+    AND session_id IN (SELECT s.id FROM sessions s WHERE s.deleted_at IS NULL)
 """
 
 _NEW_THREAD = """
