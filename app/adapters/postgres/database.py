@@ -2,14 +2,19 @@
 
 import logging
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.adapters.postgres.answers import PostgresAnswers
@@ -17,6 +22,7 @@ from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, 
 from app.adapters.postgres.driver import Driver, check_cancelled, is_cancelled
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
+from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
@@ -25,13 +31,6 @@ from app.domain.errors import SchemaBehindError, StorageUnavailableError
 log = logging.getLogger(__name__)
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-SERVER_SETTINGS: Final = {
-    "application_name": "tutor-relay",
-    "idle_in_transaction_session_timeout": "15s",
-    "jit": "off",
-    "lock_timeout": "5s",
-    "statement_timeout": "30s",
-}
 AWAY_STATES: Final = frozenset(
     {
         "08000", "08001", "08003", "08004", "08006",  # connection failures
@@ -74,17 +73,15 @@ class PostgresUnitOfWork:
 
 
 class PostgresDatabase:
-    """A bounded pool of connections to one Postgres."""
+    """A bounded pool of connections to one Postgres, or to a transaction pooler before it."""
 
-    def __init__(self, dsn: str, *, pool_size: int) -> None:
-        async def connect() -> Driver:
-            return await asyncpg.connect(
-                dsn, timeout=5, command_timeout=35, server_settings=SERVER_SETTINGS
-            )
-
+    def __init__(self, dsn: str, *, pool_size: int, pooled: bool | None = None) -> None:
+        self._dsn = dsn
+        self._pooled = pooled
+        """Whether a pooler is there; None until the first connection finds out."""
         self._engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=connect,
+            creator=self._connect,
             # Transactions are begun and ended by the driver, for both forms of the connection.
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
@@ -92,10 +89,38 @@ class PostgresDatabase:
             pool_timeout=10,
             hide_parameters=True,
         )
+        event.listen(self._engine.sync_engine, "connect", self._connected)
+
+    def _connect(self) -> Any:
+        # What SQLAlchemy prepares, it keeps; unless it is told to keep nothing.
+        return self._engine.sync_engine.dialect.loaded_dbapi.connect(
+            async_creator_fn=self._new_driver,
+            prepared_statement_cache_size=0 if self._pooled else 100,
+        )
+
+    async def _new_driver(self) -> Driver:
+        settings = {} if self._pooled else SETTINGS
+        driver = await asyncpg.connect(
+            self._dsn,
+            timeout=5,
+            command_timeout=35,
+            statement_cache_size=0 if self._pooled else 100,
+            server_settings={"application_name": "tutor-relay"} | settings,
+        )
+        if self._pooled:
+            # SQLAlchemy looks around on every new connection, and knows of no pooler.
+            await driver.execute("BEGIN")
+        return driver
+
+    def _connected(self, connection: Any, _record: Any) -> None:
+        if self._pooled:
+            connection.run_async(lambda driver: driver.execute("COMMIT"))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[tuple[AsyncConnection, Driver]]:
         with _translated():
+            if self._pooled is None:
+                self._pooled = await is_pooled(self._dsn)
             async with self._engine.connect() as connection:
                 raw = await connection.get_raw_connection()
                 driver = cast("Driver", raw.driver_connection)
@@ -109,6 +134,18 @@ class PostgresDatabase:
                         await connection.invalidate()
                     raise
 
+    def _begun(self, driver: Driver, **how: Any) -> AbstractAsyncContextManager[Any]:
+        transaction = driver.transaction(**how)
+        return _with_settings(driver, transaction) if self._pooled else transaction
+
+    def _alone(self, driver: Driver) -> AbstractAsyncContextManager[None]:
+        """Surround statements that are transactions of their own.
+
+        A statement is two messages, and a pooler may give the second one to a connection on which
+        somebody else's statement was the last to be prepared.
+        """
+        return self._begun(driver) if self._pooled else nullcontext()
+
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresUnitOfWork]:
         """Begin; commit at the end of the block; then tell readers and workers.
@@ -119,10 +156,11 @@ class PostgresDatabase:
         """
         async with self._connection() as (connection, driver):
             uow = PostgresUnitOfWork(connection, driver)
-            async with driver.transaction():
+            async with self._begun(driver):
                 yield uow
             try:
-                await _notify(driver, uow)
+                async with self._alone(driver):
+                    await _notify(driver, uow)
             except (
                 OSError,
                 asyncpg.PostgresError,
@@ -136,8 +174,8 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncGenerator[PostgresUnitOfWork]:
-        """Let each statement be a transaction of its own; nobody is told."""
-        async with self._connection() as (connection, driver):
+        """Let each statement be a transaction of its own, where it can be; nobody is told."""
+        async with self._connection() as (connection, driver), self._alone(driver):
             yield PostgresUnitOfWork(connection, driver)
 
     @asynccontextmanager
@@ -145,7 +183,7 @@ class PostgresDatabase:
         """Read one consistent state, in a read-only transaction."""
         async with (
             self._connection() as (connection, driver),
-            driver.transaction(isolation="repeatable_read", readonly=True),
+            self._begun(driver, isolation="repeatable_read", readonly=True),
         ):
             yield PostgresUnitOfWork(connection, driver)
 
@@ -153,7 +191,8 @@ class PostgresDatabase:
         """Raise `StorageUnavailableError` or `SchemaBehindError` when it can't serve."""
         async with self._connection() as (_, driver):
             try:
-                rows = await driver.fetch("SELECT version_num FROM alembic_version")
+                async with self._alone(driver):
+                    rows = await driver.fetch("SELECT version_num FROM alembic_version")
             except asyncpg.UndefinedTableError:
                 raise SchemaBehindError from None
         present = {row["version_num"] for row in rows}
@@ -163,6 +202,15 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+
+@asynccontextmanager
+async def _with_settings(
+    driver: Driver, transaction: AbstractAsyncContextManager[Any]
+) -> AsyncGenerator[None]:
+    async with transaction:
+        await driver.execute(SET_LOCAL)
+        yield
 
 
 async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
@@ -211,7 +259,9 @@ def is_away(error: BaseException) -> bool:
         return True
     state = getattr(error, "sqlstate", None)
     if state is not None:
-        return state in AWAY_STATES
+        # A pooler that lost its server ends us with a word that else means a mistake of ours.
+        was_ended = state == "08P01" and getattr(error, "severity", "") == "FATAL"
+        return was_ended or state in AWAY_STATES
     # A connection that the server has just ended is for a moment in a state that the driver calls
     # its own mistake.
     return isinstance(
