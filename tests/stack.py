@@ -42,13 +42,14 @@ class Process:
     command: list[str]
     env: dict[str, str]
     log: Path
+    root: Path = ROOT
     popen: "subprocess.Popen[bytes]" = field(init=False)
 
     def __post_init__(self) -> None:
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "app", *self.command],
-                cwd=ROOT,
+                cwd=self.root,
                 env=self.env,
                 stdout=log,
                 stderr=log,
@@ -176,6 +177,8 @@ class Stack:
         self.sandbox: Process | None = None
         self.api_urls: list[str] = []
         self.settings = settings
+        self.root = ROOT
+        """The checkout whose processes are started."""
 
     def env(self, **more: str) -> dict[str, str]:
         kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
@@ -191,7 +194,7 @@ class Stack:
 
     def start(self, *command: str, **env: str) -> Process:
         name = f"{len(self.processes)}-{command[0]}.log"
-        process = Process(list(command), self.env(**env), self.folder / name)
+        process = Process(list(command), self.env(**env), self.folder / name, self.root)
         self.processes.append(process)
         return process
 

@@ -8,6 +8,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -196,7 +197,9 @@ class PostgresDatabase:
             except asyncpg.UndefinedTableError:
                 raise SchemaBehindError from None
         present = {row["version_num"] for row in rows}
-        if present != set(schema_heads()):
+        # One that is not known here is newer, and has only added to ours: while a deploy goes on,
+        # processes of the earlier version are started again too.
+        if not present or present & outdated_revisions():
             raise SchemaBehindError
 
     async def aclose(self) -> None:
@@ -229,9 +232,12 @@ async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
         await driver.execute(NOTIFY, work, uow.work)
 
 
-def schema_heads() -> list[str]:
-    """Return the revisions that this version of the code needs."""
-    return ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini"))).get_heads()
+@cache
+def outdated_revisions() -> frozenset[str]:
+    """Return the revisions of the schema that this version of the code has left behind."""
+    scripts = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+    known = {script.revision for script in scripts.walk_revisions()}
+    return frozenset(known - set(scripts.get_heads()))
 
 
 @contextmanager
