@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,10 +35,16 @@ from tests.e2e.invariants import check, check_logs, check_reader
 from tests.stack import Client, Stack, token, until
 
 RUNS = 10
+LEASE_S = 2
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "7"))
+"""Longer than some leases; a minute was tried, too."""
 CUT_OFF = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+
+LISTENING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tutor-relay-listen'"
+OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tutor-relay%'"
 
 
 @dataclass
@@ -70,9 +78,26 @@ async def stack(
     postgres: OwnPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
     folder = tmp_path_factory.mktemp("outages")
-    async with started(postgres.url, folder, pace=40, RUN_LEASE_S="2") as stack:
-        await asyncio.gather(hire(stack))
+    async with started(postgres.url, folder, pace=40, RUN_LEASE_S=str(LEASE_S)) as stack:
+        # Two: when the database is back, neither may take what the other still holds.
+        await hire(stack)
+        await hire(stack)
         yield stack
+
+
+@pytest.fixture(autouse=True)
+async def steady(stack: Stack) -> AsyncIterator[None]:
+    """Whatever was cut: every process lives on, and keeps to its share of connections."""
+    processes = list(stack.processes)
+    yield
+    assert stack.processes == processes
+    assert [process.command[0] for process in processes if process.popen.poll() is not None] == []
+
+    async def is_calm() -> bool:
+        # A pool of 10, and one that listens, in each of the API and the two workers.
+        return bool(await stack.fetchval(LISTENING) == 3 and await stack.fetchval(OURS) <= 33)
+
+    await until(is_calm)
 
 
 def assert_away(response: httpx2.Response) -> None:
@@ -155,10 +180,13 @@ async def test_postgres_crashes_while_runs_stream_and_all_of_them_complete(
     tickets = f"/v1/sessions/{asked[0].session}/stream_tickets"
     ticket = (await asked[0].client.call("POST", tickets, 201))["ticket"]
     await asyncio.to_thread(postgres.crash)
+    back_at = time.monotonic() + OUTAGE_S
     try:
         await assert_refused_for_now(asked[0], ticket, token("nobody-has-seen-me"))
         # Their threads are there, and can't be recorded.
         await sandbox_counts(stack, "conversations_made", RUNS + len(opening))
+        await asyncio.sleep(back_at - time.monotonic())
+        await assert_refused_for_now(asked[0], ticket, token("nobody-has-seen-me"))
     finally:
         await asyncio.to_thread(postgres.start)
 
