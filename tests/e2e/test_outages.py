@@ -167,9 +167,15 @@ class Audience:
     @classmethod
     def of(cls, asked: Sequence[Asked]) -> "Audience":
         """Sit down."""
-        follow_run = [follow(each.events, each.client) for each in asked]
+        within = 60 + OUTAGE_S
+        follow_run = [follow(each.events, each.client, within=within) for each in asked]
         follow_all = [
-            follow(f"/v1/sessions/{each.session}/events?after=0", each.client, is_over=run_ended)
+            follow(
+                f"/v1/sessions/{each.session}/events?after=0",
+                each.client,
+                is_over=run_ended,
+                within=within,
+            )
             for each in asked
         ]
         return cls(
