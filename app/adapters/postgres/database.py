@@ -6,7 +6,6 @@ from contextlib import (
     AbstractAsyncContextManager,
     asynccontextmanager,
     contextmanager,
-    nullcontext,
 )
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final, cast
 import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.adapters.postgres.answers import PostgresAnswers
@@ -94,7 +93,6 @@ class PostgresDatabase:
             pool_timeout=10,
             hide_parameters=True,
         )
-        event.listen(self._engine.sync_engine, "connect", self._connected)
 
     def _connect(self) -> Any:
         # What SQLAlchemy prepares, it keeps; unless it is told to keep nothing.
@@ -105,21 +103,13 @@ class PostgresDatabase:
 
     async def _new_driver(self) -> Driver:
         settings = {} if self._pooled else SETTINGS
-        driver = await asyncpg.connect(
+        return await asyncpg.connect(
             self._dsn,
             timeout=5,
             command_timeout=self._patience_s,
             statement_cache_size=0 if self._pooled else 100,
             server_settings={"application_name": "tutor-relay"} | settings,
         )
-        if self._pooled:
-            # SQLAlchemy looks around on every new connection, and knows of no pooler.
-            await driver.execute("BEGIN")
-        return driver
-
-    def _connected(self, connection: Any, _record: Any) -> None:
-        if self._pooled:
-            connection.run_async(_commit)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[tuple[AsyncConnection, Driver]]:
@@ -143,14 +133,6 @@ class PostgresDatabase:
         transaction = driver.transaction(**how)
         return _with_settings(driver, transaction) if self._pooled else transaction
 
-    def _alone(self, driver: Driver) -> AbstractAsyncContextManager[None]:
-        """Surround statements that are transactions of their own.
-
-        A statement is two messages, and a pooler may give the second one to a connection on which
-        somebody else's statement was the last to be prepared.
-        """
-        return self._begun(driver) if self._pooled else nullcontext()
-
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresUnitOfWork]:
         """Begin; commit at the end of the block; then tell readers and workers.
@@ -164,8 +146,7 @@ class PostgresDatabase:
             async with self._begun(driver):
                 yield uow
             try:
-                async with self._alone(driver):
-                    await _notify(driver, uow)
+                await _notify(driver, uow)
             except (
                 OSError,
                 asyncpg.PostgresError,
@@ -179,8 +160,8 @@ class PostgresDatabase:
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncGenerator[PostgresUnitOfWork]:
-        """Let each statement be a transaction of its own, where it can be; nobody is told."""
-        async with self._connection() as (connection, driver), self._alone(driver):
+        """Let each statement be a transaction of its own; nobody is told."""
+        async with self._connection() as (connection, driver):
             yield PostgresUnitOfWork(connection, driver)
 
     @asynccontextmanager
@@ -196,8 +177,7 @@ class PostgresDatabase:
         """Raise `StorageUnavailableError` or `SchemaBehindError` when it can't serve."""
         async with self._connection() as (_, driver):
             try:
-                async with self._alone(driver):
-                    rows = await driver.fetch("SELECT version_num FROM alembic_version")
+                rows = await driver.fetch("SELECT version_num FROM alembic_version")
             except asyncpg.UndefinedTableError:
                 raise SchemaBehindError from None
         present = {row["version_num"] for row in rows}
@@ -209,10 +189,6 @@ class PostgresDatabase:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
-
-
-async def _commit(driver: Driver) -> None:
-    await driver.execute("COMMIT")
 
 
 @asynccontextmanager

@@ -34,9 +34,7 @@ async def is_pooled(dsn: str) -> bool:
         server_settings={"application_name": "tutor-relay"},
     )
     try:
-        # A statement's messages reach one connection of the server only inside a transaction.
-        async with connection.transaction():
-            answering = await connection.fetchval("SELECT pg_backend_pid()")
+        answering = await connection.fetchval("SELECT pg_backend_pid()")
         return bool(answering != connection.get_server_pid())
     finally:
         connection.terminate()
