@@ -30,6 +30,8 @@ from app.worker import Worker
 
 DRAIN_STREAMS_S = 3
 """Time for open requests to end; streams are ended at once, by themselves."""
+KEEP_ALIVE_S = 75
+"""Longer than proxies keep idle connections: a request sent on one that closes is lost."""
 GC_ALLOCATIONS = 20_000
 """New objects between two collections; Python's own 700 is one run's first token."""
 DEV_TOKEN_S = 7 * 24 * 3600
@@ -57,6 +59,7 @@ def _server(settings: Settings) -> _Server:
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=DRAIN_STREAMS_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         proxy_headers=bool(settings.forwarded_allow_ips),
         forwarded_allow_ips=settings.forwarded_allow_ips or None,
     )

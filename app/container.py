@@ -1,5 +1,6 @@
 """The composition root: settings in, wired services out."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
 from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.migrate import migrate as migrate_database
+from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
 from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
 from app.domain import ids
 from app.ports import Database, TokenVerifier, Upstream, WakeUps
 from app.services.assistants import AssistantService
+from app.services.crowd import Crowd
 from app.services.execution import Executor
 from app.services.health import HealthService
 from app.services.publisher import Publisher
@@ -33,6 +36,10 @@ __all__ = ["configure_logs"]
 
 POLL = timedelta(seconds=5)
 """How long a lost wake-up may go unnoticed by readers."""
+API_PATIENCE_S = 10
+"""A student's request is told to come again rather than left without an answer."""
+WORKER_PATIENCE_S = 35
+"""Upkeep may be long; Postgres itself ends what takes more than 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +70,20 @@ class WorkerServices:
 @asynccontextmanager
 async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
     """Wire the front door's services; close their connections at the end."""
-    database = PostgresDatabase(settings.database(), pool_size=settings.db_pool_size)
+    database = _database(settings, patience_s=API_PATIENCE_S)
     limits = Limits(
         message_chars=settings.max_message_chars,
         queued_runs_per_session=settings.max_queued_runs_per_session,
         queued_runs=settings.max_queued_runs_per_user,
         streams=settings.max_streams_per_user,
     )
-    wakeups = PostgresWakeUps(settings.direct_database())
-    relay = Relay(database, wakeups, max_streams=limits.streams, poll=POLL)
+    relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
     try:
         yield ApiServices(
             users=UserService(database, token_verifier(settings), limits),
             assistants=AssistantService(database),
             sessions=SessionService(database),
-            runs=RunService(database, relay, limits),
+            runs=RunService(database, relay, limits, Crowd(settings.max_queued_runs)),
             tickets=TicketService(database),
             relay=relay,
             health=HealthService(database),
@@ -89,7 +95,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
 @asynccontextmanager
 async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
-    database = PostgresDatabase(settings.database(), pool_size=settings.db_pool_size)
+    database = _database(settings, patience_s=WORKER_PATIENCE_S)
     upstream = make_upstream(settings)
     publisher = Publisher(database)
     policy = QueuePolicy(
@@ -108,12 +114,27 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
             publisher=publisher,
             executor=executor,
             upkeep=UpkeepService(database, upstream, retention=retention),
-            wakeups=PostgresWakeUps(settings.direct_database()),
+            wakeups=_wakeups(settings),
             database=database,
         )
     finally:
         await upstream.aclose()
         await database.aclose()
+
+
+def _database(settings: Settings, *, patience_s: float) -> PostgresDatabase:
+    return PostgresDatabase(
+        settings.database(),
+        pool_size=settings.db_pool_size,
+        # Whoever names a way past a pooler has one; else it is looked for.
+        pooled=True if settings.is_pooled else None,
+        patience_s=patience_s,
+    )
+
+
+def _wakeups(settings: Settings) -> PostgresWakeUps:
+    pooled = False if settings.database_direct_url else None
+    return PostgresWakeUps(settings.direct_database(), pooled=pooled)
 
 
 def make_upstream(settings: Settings) -> Upstream:
@@ -177,7 +198,13 @@ def sign_token(settings: Settings, *, subject: str, scope: str, ttl_s: int) -> s
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the schema up to date."""
+    """Bring the schema up to date.
+
+    Raises:
+        SettingsError: Only a pooler is known, through which replicas can't wait for each other.
+    """
+    if settings.database_direct_url is None and asyncio.run(is_pooled(settings.database())):
+        raise SettingsError("DATABASE_URL is a pooler's: set DATABASE_DIRECT_URL to migrate")
     migrate_database(settings.direct_database(), default_model=settings.default_model)
 
 

@@ -66,7 +66,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(module.router)
     documents.install(app)
     app.add_middleware(
-        EdgeMiddleware, max_body_bytes=chosen.max_body_bytes, on_fault=problems.fault
+        EdgeMiddleware,
+        max_body_bytes=chosen.max_body_bytes,
+        max_bodies=chosen.max_bodies,
+        body_s=chosen.body_timeout_s,
+        on_fault=problems.fault,
     )
     if chosen.origins:
         app.add_middleware(

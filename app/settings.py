@@ -93,8 +93,17 @@ class Settings(BaseSettings):
 
     max_message_chars: int = Field(default=32_000, ge=1, le=1_000_000, description="A text.")
     max_body_bytes: int = Field(default=2 << 20, ge=1024, le=64 << 20, description="A body.")
+    body_timeout_s: float = Field(
+        default=20, gt=0, le=600, description="Time for a client to send a body."
+    )
+    max_bodies: int = Field(
+        default=100, ge=1, le=10_000, description="Requests with a body at once, in each process."
+    )
     max_queued_runs_per_session: int = Field(default=10, ge=1, le=1000, description="Queued runs.")
     max_queued_runs_per_user: int = Field(default=20, ge=1, le=10_000, description="Queued runs.")
+    max_queued_runs: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="Queued runs of all users."
+    )
     max_streams_per_user: int = Field(
         default=20, ge=1, le=10_000, description="Open streams of a user, in each API process."
     )
@@ -161,6 +170,11 @@ class Settings(BaseSettings):
         if self.database_direct_url is not None:
             return self.database_direct_url.get_secret_value()
         return self.database()
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the operator names a way past `DATABASE_URL`: then that is a pooler's."""
+        return self.database_direct_url not in {None, self.database_url}
 
     def jwt_secret(self) -> str:
         """Return the HS256 secret; on a loopback host without one, a development key is made.

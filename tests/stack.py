@@ -43,13 +43,14 @@ class Process:
     env: dict[str, str]
     log: Path
     module: str = "app"
+    root: Path = ROOT
     popen: "subprocess.Popen[bytes]" = field(init=False)
 
     def __post_init__(self) -> None:
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", self.module, *self.command],
-                cwd=ROOT,
+                cwd=self.root,
                 env=self.env,
                 stdout=log,
                 stderr=log,
@@ -177,6 +178,8 @@ class Stack:
         self.sandbox: Process | None = None
         self.api_urls: list[str] = []
         self.settings = settings
+        self.root = ROOT
+        """The checkout whose processes are started."""
 
     def env(self, **more: str) -> dict[str, str]:
         kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
@@ -192,7 +195,7 @@ class Stack:
 
     def start(self, *command: str, module: str = "app", **env: str) -> Process:
         name = f"{len(self.processes)}-{command[0]}.log"
-        process = Process(list(command), self.env(**env), self.folder / name, module)
+        process = Process(list(command), self.env(**env), self.folder / name, module, self.root)
         self.processes.append(process)
         return process
 

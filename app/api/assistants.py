@@ -32,7 +32,7 @@ async def list_assistants(services: Services, user: CurrentUser, page: PageOf) -
     "",
     response_model=schemas.AssistantOut,
     status_code=201,
-    responses=responses(400, 403, 409, 413),
+    responses=responses(400, 403, 408, 409, 413),
 )
 async def create_assistant(
     services: Services, user: CurrentUser, wanted: schemas.AssistantCreate, request: Repeatable
@@ -57,7 +57,7 @@ async def read_assistant(
 @router.patch(
     "/{assistant_id}",
     response_model=schemas.AssistantOut,
-    responses=responses(400, 403, 404, 413),
+    responses=responses(400, 403, 404, 408, 413),
 )
 async def update_assistant(
     services: Services,

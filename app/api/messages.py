@@ -44,7 +44,7 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     "",
     status_code=202,
     response_model=schemas.PostedOut,
-    responses={**_POSTED, **responses(400, 409, 413, 429)},
+    responses={**_POSTED, **responses(400, 408, 409, 413, 429)},
 )
 async def post_message(  # noqa: PLR0913, PLR0917 - the parts of the request
     services: Services,

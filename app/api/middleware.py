@@ -23,6 +23,7 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 LINGER_S: Final = 5.0
+BUSY_RETRY_S: Final = "2"
 
 
 def request_id_of(scope: Any) -> str:
@@ -31,63 +32,119 @@ def request_id_of(scope: Any) -> str:
     return found
 
 
-class BodyTooLargeError(HTTPException):
-    """More was sent than may be: as FastAPI reads the body, it lets only these through."""
-
-    def __init__(self) -> None:
-        super().__init__(413, headers={"Connection": "close"})
+class RefusedError(HTTPException):
+    """The body is not taken: as FastAPI reads it, it lets only these through."""
 
 
 class EdgeMiddleware:
-    """Request id in and out, headers that are always right, and a limit on the body."""
+    """Request id in and out, headers that are always right, and limits on bodies."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, on_fault: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        max_bodies: int,
+        body_s: float,
+        on_fault: ASGIApp,
+    ) -> None:
         self._app = app
         self._on_fault = on_fault
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
+        self.max_bodies = max_bodies
+        self.body_s = body_s
+        self.bodies = 0
+        """Requests whose body was taken, and whose answer has not begun."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        request_id = scope["request_id"] = _request_id(headers)
-        announced = headers.get("content-length", "0")
-        is_too_large = announced.isdecimal() and int(announced) > self._max_body_bytes
-        is_started = False
-        taken = 0
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal is_started
-            if message["type"] == "http.response.start":
-                is_started = True
-                _add_headers(message, request_id)
-            elif is_too_large and not message.get("more_body"):
-                await send({**message, "more_body": True})
-                await _linger(receive)
-                message = {**message, "body": b""}
-            await send(message)
-
-        async def receive_bounded() -> Message:
-            nonlocal is_too_large, taken
-            message: Message = {"type": "http.disconnect"}
-            if not is_too_large:
-                message = await receive()
-                taken += len(message.get("body", b""))
-                is_too_large = taken > self._max_body_bytes
-            if is_too_large and not is_started:
-                raise BodyTooLargeError
-            return message
-
+        exchange = _Exchange(self, scope, receive, send)
         try:
-            await self._app(scope, receive_bounded, send_with_headers)
+            await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             # Starlette's own last resort stands outside of all middleware: no header is added.
-            if is_started:
+            if exchange.is_started:
                 raise
             log.exception("a request failed")
-            await self._on_fault(scope, receive, send_with_headers)
+            await self._on_fault(scope, receive, exchange.send)
+        finally:
+            exchange.leave()
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_deadline", "_edge", "_id", "_is_counted", "_is_read", "_is_too_large", "_receive",
+        "_send", "_taken", "is_started",
+    )  # fmt: skip
+
+    def __init__(self, edge: EdgeMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
+        self._edge = edge
+        self._receive = receive
+        self._send = send
+        self._id = scope["request_id"] = _request_id(headers)
+        self._is_too_large = announced.isdecimal() and int(announced) > edge.max_body_bytes
+        self._is_read = False
+        self._is_counted = False
+        self._taken = 0
+        self._deadline: float | None = None
+        self.is_started = False
+
+    async def receive(self) -> Message:
+        """Return the next piece of the body, then whatever the server has to say."""
+        if self.is_started or self._is_read:
+            return await self._receive()
+        if self._is_too_large:
+            raise RefusedError(413, headers={"Connection": "close"})
+        message = await self._piece()
+        self._taken += len(message.get("body", b""))
+        self._is_too_large = self._taken > self._edge.max_body_bytes
+        if self._is_too_large:
+            raise RefusedError(413, headers={"Connection": "close"})
+        self._is_read = not message.get("more_body")
+        if self._is_read and self._taken:
+            self._enter()
+        return message
+
+    async def _piece(self) -> Message:
+        loop = asyncio.get_running_loop()
+        self._deadline = self._deadline or loop.time() + self._edge.body_s
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            # In all, not between two pieces: a byte now and then would hold a place for good.
+            raise RefusedError(408, headers={"Connection": "close"}) from None
+
+    def _enter(self) -> None:
+        """Take a place: what can't be done soon is refused before it costs anything."""
+        if self._edge.bodies >= self._edge.max_bodies:
+            raise RefusedError(503, headers={"Retry-After": BUSY_RETRY_S})
+        self._edge.bodies += 1
+        self._is_counted = True
+
+    def leave(self) -> None:
+        """Give the place up, if one was taken."""
+        self._edge.bodies -= self._is_counted
+        self._is_counted = False
+
+    async def send(self, message: Message) -> None:
+        """Pass the answer on, with our headers."""
+        if message["type"] == "http.response.start":
+            self.is_started = True
+            self.leave()
+            _add_headers(message, self._id)
+        elif self._is_too_large and not message.get("more_body"):
+            await self._send({**message, "more_body": True})
+            await _linger(self._receive)
+            message = {**message, "body": b""}
+        await self._send(message)
 
 
 def _request_id(headers: Headers) -> str:

@@ -34,6 +34,7 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.RequestInFlightError: 409,
     errors.TooManyRunsError: 429,
     errors.TooManyStreamsError: 429,
+    errors.QueueFullError: 503,
     errors.StorageUnavailableError: 503,
     errors.ShuttingDownError: 503,
     errors.AuthUnavailableError: 503,
@@ -54,8 +55,10 @@ _HTTP_CODES: Final = {
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
+    408: "body_too_slow",
     413: "body_too_large",
     415: "unsupported_media_type",
+    503: "overloaded",
 }
 
 

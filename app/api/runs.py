@@ -24,7 +24,7 @@ MAX_WAIT_S = 60
     "",
     status_code=202,
     response_model=schemas.RunOut,
-    responses=responses(400, 409, 413, 429),
+    responses=responses(400, 408, 409, 413, 429),
 )
 async def create_run(
     services: Services,

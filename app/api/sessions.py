@@ -16,7 +16,10 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"], responses=responses
 
 
 @router.post(
-    "", response_model=schemas.SessionOut, status_code=201, responses=responses(400, 404, 409, 413)
+    "",
+    response_model=schemas.SessionOut,
+    status_code=201,
+    responses=responses(400, 404, 408, 409, 413),
 )
 async def open_session(
     services: Services, user: CurrentUser, wanted: schemas.SessionCreate, request: Repeatable
@@ -48,7 +51,7 @@ async def read_session(services: Services, user: CurrentUser, session_id: Sessio
 
 
 @router.patch(
-    "/{session_id}", response_model=schemas.SessionOut, responses=responses(400, 404, 413)
+    "/{session_id}", response_model=schemas.SessionOut, responses=responses(400, 404, 408, 413)
 )
 async def update_session(
     services: Services, user: CurrentUser, session_id: SessionId, wanted: schemas.SessionUpdate

@@ -124,6 +124,15 @@ class TooManyRunsError(DomainError):
         super().__init__(detail, retry_after=timedelta(seconds=5))
 
 
+class QueueFullError(DomainError):
+    """More questions are waiting than the tutors can take on; please ask again in a moment."""
+
+    code = "queue_full"
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=timedelta(seconds=10))
+
+
 class TooManyStreamsError(DomainError):
     """Too many streams are open for this user."""
 

@@ -162,6 +162,10 @@ class Runs(Protocol):
         """Return what decides whether, and how, the session gets another run."""
         ...
 
+    async def waiting(self, *, limit: int) -> int:
+        """Count the runs that wait in the queue, of all users, up to a limit."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:

@@ -30,6 +30,7 @@ from app.domain.models import (
     User,
 )
 from app.ports import Admission, Append, Database, Page, PageQuery, RequestKey, UnitOfWork
+from app.services.crowd import Crowd
 from app.services.idempotency import first_answer, keep_answer
 from app.services.relay import Relay
 from app.services.sessions import owned
@@ -66,10 +67,11 @@ class Transcript:
 class RunService:
     """Messages and runs of one caller at a time."""
 
-    def __init__(self, database: Database, relay: Relay, limits: Limits) -> None:
+    def __init__(self, database: Database, relay: Relay, limits: Limits, crowd: Crowd) -> None:
         self._database = database
         self._relay = relay
         self._limits = limits
+        self._crowd = crowd
 
     async def post(  # noqa: PLR0913 - what a message may say
         self,
@@ -91,7 +93,8 @@ class RunService:
             NotFoundError: There is no such session, or it is somebody else's.
             SessionEndedError: The session takes no new messages.
             SessionBusyError: An unfinished run is in the way, and the caller won't wait.
-            TooManyRunsError: Too many runs wait already.
+            TooManyRunsError: Too many runs of the user wait already.
+            QueueFullError: Too many runs of all users wait already.
             TooManyStreamsError: The answer could not be streamed.
             IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
@@ -166,6 +169,7 @@ class RunService:
             raise TooManyRunsError("Too many runs are waiting in this session already.")
         if found.waiting_of_user >= self._limits.queued_runs:
             raise TooManyRunsError
+        await self._crowd.admit(uow)
         return found
 
     async def messages(

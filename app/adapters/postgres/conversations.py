@@ -62,6 +62,15 @@ FROM assistants a JOIN assistant_versions v ON v.assistant_id = a.id AND v.versi
 WHERE a.id = $3
 """
 
+# Bounded by the limit, however long the queue is: it is asked for when there is most to do.
+_WAITING = """
+SELECT count(*) FROM (
+    SELECT FROM runs r JOIN sessions s ON s.id = r.session_id
+    WHERE r.status = 'queued' AND s.deleted_at IS NULL
+    LIMIT $1
+) w
+"""
+
 # With the fence, in the same round trip: whoever lost the run must not ask the upstream either.
 _TURNS = """
 SELECT m.* FROM messages m JOIN sessions s ON s.id = m.session_id
@@ -260,3 +269,7 @@ class PostgresRuns:
             _ADMISSION, session.id, session.user_id, session.assistant_id
         )
         return Admission(*row) if row else Admission(0, None, 0, 0, "")
+
+    async def waiting(self, *, limit: int) -> int:
+        """Count the runs that wait in the queue, of all users, up to a limit."""
+        return await self._driver.fetchval(_WAITING, limit) or 0

@@ -2,9 +2,14 @@
 
 import logging
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from functools import cache
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import asyncpg
 from alembic.config import Config
@@ -18,6 +23,7 @@ from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, 
 from app.adapters.postgres.driver import Driver, check_cancelled, is_cancelled
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
+from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
@@ -26,16 +32,6 @@ from app.domain.errors import SchemaBehindError, StorageUnavailableError
 log = logging.getLogger(__name__)
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-SERVER_SETTINGS: Final = {
-    "application_name": "tutor-relay",
-    # Every statement here has an index to go by. A plan that was made, and kept, while the tables
-    # were still small would read all of them at each commit when they no longer are.
-    "enable_seqscan": "off",
-    "idle_in_transaction_session_timeout": "15s",
-    "jit": "off",
-    "lock_timeout": "5s",
-    "statement_timeout": "30s",
-}
 AWAY_STATES: Final = frozenset(
     {
         "08000", "08001", "08003", "08004", "08006",  # connection failures
@@ -78,18 +74,20 @@ class PostgresUnitOfWork:
 
 
 class PostgresDatabase:
-    """A bounded pool of connections to one Postgres."""
+    """A bounded pool of connections to one Postgres, or to a transaction pooler before it."""
 
-    def __init__(self, dsn: str, *, pool_size: int) -> None:
-        async def connect() -> Driver:
-            return await asyncpg.connect(
-                dsn, timeout=5, command_timeout=35, server_settings=SERVER_SETTINGS
-            )
-
+    def __init__(
+        self, dsn: str, *, pool_size: int, pooled: bool | None = None, patience_s: float = 35
+    ) -> None:
+        self._dsn = dsn
         self._clock = DatabaseClock()
+        self._patience_s = patience_s
+        """How long one statement may take; one that is never answered else holds its caller."""
+        self._pooled = pooled
+        """Whether a pooler is there; None until the first connection finds out."""
         self._engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=connect,
+            creator=self._connect,
             # Transactions are begun and ended by the driver, for both forms of the connection.
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
@@ -98,9 +96,28 @@ class PostgresDatabase:
             hide_parameters=True,
         )
 
+    def _connect(self) -> Any:
+        # What SQLAlchemy prepares, it keeps; unless it is told to keep nothing.
+        return self._engine.sync_engine.dialect.loaded_dbapi.connect(
+            async_creator_fn=self._new_driver,
+            prepared_statement_cache_size=0 if self._pooled else 100,
+        )
+
+    async def _new_driver(self) -> Driver:
+        settings = {} if self._pooled else SETTINGS
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=5,
+            command_timeout=self._patience_s,
+            statement_cache_size=0 if self._pooled else 100,
+            server_settings={"application_name": "tutor-relay"} | settings,
+        )
+
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[tuple[AsyncConnection, Driver]]:
         with _translated():
+            if self._pooled is None:
+                self._pooled = await is_pooled(self._dsn)
             async with self._engine.connect() as connection:
                 raw = await connection.get_raw_connection()
                 driver = cast("Driver", raw.driver_connection)
@@ -114,6 +131,10 @@ class PostgresDatabase:
                         await connection.invalidate()
                     raise
 
+    def _begun(self, driver: Driver, **how: Any) -> AbstractAsyncContextManager[Any]:
+        transaction = driver.transaction(**how)
+        return _with_settings(driver, transaction) if self._pooled else transaction
+
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[PostgresUnitOfWork]:
         """Begin; commit at the end of the block; then tell readers and workers.
@@ -124,7 +145,7 @@ class PostgresDatabase:
         """
         async with self._connection() as (connection, driver):
             uow = PostgresUnitOfWork(connection, driver, self._clock)
-            async with driver.transaction():
+            async with self._begun(driver):
                 yield uow
             await _notify(driver, uow)
 
@@ -141,7 +162,7 @@ class PostgresDatabase:
         """Read one consistent state, in a read-only transaction."""
         async with (
             self._connection() as (connection, driver),
-            driver.transaction(isolation="repeatable_read", readonly=True),
+            self._begun(driver, isolation="repeatable_read", readonly=True),
         ):
             yield PostgresUnitOfWork(connection, driver, self._clock)
 
@@ -153,12 +174,23 @@ class PostgresDatabase:
             except asyncpg.UndefinedTableError:
                 raise SchemaBehindError from None
         present = {row["version_num"] for row in rows}
-        if present != set(schema_heads()):
+        # One that is not known here is newer, and has only added to ours: while a deploy goes on,
+        # processes of the earlier version are started again too.
+        if not present or present & outdated_revisions():
             raise SchemaBehindError
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+
+@asynccontextmanager
+async def _with_settings(
+    driver: Driver, transaction: AbstractAsyncContextManager[Any]
+) -> AsyncGenerator[None]:
+    async with transaction:
+        await driver.execute(SET_LOCAL)
+        yield
 
 
 async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
@@ -188,9 +220,12 @@ async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
         log.warning("a wake-up was lost: %s", type(error).__name__)
 
 
-def schema_heads() -> list[str]:
-    """Return the revisions that this version of the code needs."""
-    return ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini"))).get_heads()
+@cache
+def outdated_revisions() -> frozenset[str]:
+    """Return the revisions of the schema that this version of the code has left behind."""
+    scripts = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+    known = {script.revision for script in scripts.walk_revisions()}
+    return frozenset(known - set(scripts.get_heads()))
 
 
 @contextmanager
@@ -218,7 +253,9 @@ def is_away(error: BaseException) -> bool:
         return True
     state = getattr(error, "sqlstate", None)
     if state is not None:
-        return state in AWAY_STATES
+        # A pooler that lost its server ends us with a word that else means a mistake of ours.
+        was_ended = state == "08P01" and getattr(error, "severity", "") == "FATAL"
+        return was_ended or state in AWAY_STATES
     # A connection that the server has just ended is for a moment in a state that the driver calls
     # its own mistake.
     return isinstance(

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 import asyncpg
 
 from app.adapters.postgres.driver import check_cancelled
+from app.adapters.postgres.pooler import is_pooled
 from app.ports import Wake
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ MAX_PAYLOAD_BYTES: Final = 7_900
 """Postgres refuses 8,000, and rolls back the transaction that tried."""
 HEALTH_CHECK: Final = timedelta(seconds=5)
 RECONNECT: Final = timedelta(seconds=0.5)
+DEAF_POLL: Final = timedelta(seconds=0.5)
+"""How often everything is looked through where nothing can be heard."""
 
 NEW_RUN: Final = "queued"
 """A payload of `work`: a run waits; anything else may be anything."""
@@ -42,10 +45,12 @@ def payload_of(session_ids: Collection[str]) -> str:
 
 
 class PostgresWakeUps:
-    """One listening connection for each block of `listen`."""
+    """One listening connection for each block of `listen`; behind a pooler, a clock."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, *, pooled: bool | None = None) -> None:
         self._dsn = dsn
+        self._pooled = pooled
+        """Whether a pooler is there; None until the first connection finds out."""
 
     @asynccontextmanager
     async def listen(self, channel: Channel) -> AsyncGenerator["_Wakes"]:
@@ -62,6 +67,10 @@ class PostgresWakeUps:
     async def _keep(self, channel: Channel, wakes: "_Wakes") -> None:
         while True:
             try:
+                if self._pooled is None:
+                    self._pooled = await is_pooled(self._dsn)
+                if self._pooled:
+                    await _poll(wakes)
                 await self._listen_once(channel, wakes)
             except (
                 OSError,
@@ -98,6 +107,14 @@ class PostgresWakeUps:
                 await connection.execute("SELECT 1")
         finally:
             connection.terminate()
+
+
+async def _poll(wakes: "_Wakes") -> None:
+    # A LISTEN would stay with a connection of the pooler's, and tell whoever has it next.
+    log.warning("DATABASE_URL is a pooler's and DATABASE_DIRECT_URL is not set: polling")
+    while True:
+        wakes.add(None)
+        await asyncio.sleep(DEAF_POLL.total_seconds())
 
 
 class _Wakes:
