@@ -14,7 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from app.adapters.postgres.answers import PostgresAnswers
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
-from app.adapters.postgres.driver import Driver, check_cancelled, is_cancelled
+from app.adapters.postgres.driver import (
+    Driver,
+    PooledConnection,
+    check_cancelled,
+    is_cancelled,
+)
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.queue import PostgresQueue
@@ -79,7 +84,11 @@ class PostgresDatabase:
     def __init__(self, dsn: str, *, pool_size: int) -> None:
         async def connect() -> Driver:
             return await asyncpg.connect(
-                dsn, timeout=5, command_timeout=35, server_settings=SERVER_SETTINGS
+                dsn,
+                timeout=5,
+                command_timeout=35,
+                server_settings=SERVER_SETTINGS,
+                connection_class=PooledConnection,
             )
 
         self._engine: AsyncEngine = create_async_engine(
