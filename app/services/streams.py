@@ -189,17 +189,15 @@ class Stream:
 
     async def _catch_up(self) -> AsyncIterator[bytes]:
         channel = self._channel
-        while self.cursor < channel.head and not self._ended:
+        # The head may not have come to the end yet of a run that is over: the relay is still to
+        # be told of it. What is owed is then read in any case.
+        while (self.cursor < channel.head or self._is_over) and not self._ended:
             events = await self._read_on(self)
-            if not events:
-                continue
-            yield b"".join([event.block() for event in events])
-            if self.run_id is not None and events[-1].type in RUN_END_TYPES:
+            if events:
+                yield b"".join([event.block() for event in events])
+            is_whole = self._is_over and not events
+            if is_whole or (self.run_id and events and events[-1].type in RUN_END_TYPES):
                 yield DONE_BLOCK
                 self._ended = True
                 return
-        if self._is_over and not self._ended:
-            yield DONE_BLOCK
-            self._ended = True
-            return
         self.is_live = True
