@@ -37,6 +37,8 @@ def child(order: dict[str, Any]) -> None:
         os.environ.update(order["env"])
         gc.enable()
         code = main(order["command"])
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
     finally:
         with suppress(OSError):
             sys.stdout.flush()

@@ -46,9 +46,11 @@ class Student:
         self.random = seed
         self.talks: list[Talk] = []
         timeout = httpx2.Timeout(PATIENCE_S, read=PATIENCE_S + 12)
+        # As many connections as there are tabs: nobody waits for another's stream to end.
+        limits = httpx2.Limits(max_connections=None)
         headers = {"Authorization": f"Bearer {token(name)}"}
         self.http = [
-            httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout)
+            httpx2.AsyncClient(base_url=url, headers=headers, timeout=timeout, limits=limits)
             for url in network.urls
         ]
 
@@ -211,6 +213,10 @@ class Student:
             await asyncio.sleep(PAUSE_S)
 
     async def last_seq(self, talk: Talk) -> int | None:
-        """Return where the session's log stands; None when it can't be told now."""
-        look = await self.look("session", talk, None)
-        return int(look.body["last_seq"]) if look.status == 200 else None
+        """Return where the session's log stands; None when it is gone."""
+        for _ in range(TRIES):
+            look = await self.look("session", talk, None)
+            if look.status in {200, 404}:
+                return int(look.body["last_seq"]) if look.status == 200 else None
+            await asyncio.sleep(PAUSE_S)
+        return None

@@ -1,6 +1,5 @@
 """A short run of `make chaos`: everything is killed, nothing is lost."""
 
-
 import pytest
 
 from tests.chaos.report import Report

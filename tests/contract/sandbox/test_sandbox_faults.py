@@ -407,3 +407,18 @@ async def test_a_client_that_leaves_before_it_is_cut_off_is_no_defect(
     await until(is_over)
     await sandbox.admin("GET", "stats")
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["bad_utf8", "oversize", "duplicate", "eof"])
+async def test_a_refusal_is_not_spoiled_by_what_is_meant_for_a_stream(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    await sandbox.fault({"type": kind, "megabytes": 0.1}, **POST)
+    answer = await sandbox.http.post(
+        f"{sandbox.url}/v1/responses",
+        json={**BODY, "conversation": "conv_unknown"},
+        headers={"Authorization": "Bearer k"},
+    )
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "Conversation with id 'conv_unknown' not found."
+    assert "Traceback" not in caplog.text
