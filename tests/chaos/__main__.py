@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=300, help="how often to kill -9")
     parser.add_argument("--seed", type=int, default=1, help="of every choice")
     parser.add_argument("--wall-seconds", type=float, default=1500, help="kill no longer than")
-    parser.add_argument("--students", type=int, default=6, help="who ask all the while")
+    parser.add_argument("--students", type=int, default=4, help="who ask all the while")
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tutor-relay-chaos-"))
     report = asyncio.run(

@@ -15,9 +15,9 @@ import asyncpg
 
 from tests.chaos.driver import Crowd
 from tests.chaos.processes import Slot
-from tests.chaos.stage import STOP_S, Stage
+from tests.chaos.stage import AWAY, STOP_S, Stage
 from tests.chaos.student import Student, Talk
-from tests.chaos.weather import ANSWER, AWAY
+from tests.chaos.weather import ANSWER
 from tests.stack import until
 
 STALL_S: Final = 4.0

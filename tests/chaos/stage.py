@@ -45,6 +45,14 @@ WHERE datname = current_database() AND application_name LIKE 'tutor-relay%'
 NOT_READY: Final = 2
 """The exit code of a process that can't begin, as when the database is away."""
 STOP_S: Final = 15.0
+AWAY: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    httpx2.HTTPError,
+)
+"""How it shows that the database or the sandbox is not there just now."""
 
 
 class Stage:
@@ -125,7 +133,7 @@ class Stage:
         async def found() -> set[str] | None:
             try:
                 rows = await self.fetch("SELECT id FROM workers")
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except AWAY:
                 return None
             return {row["id"] for row in rows} | {""}
 
@@ -157,6 +165,9 @@ class Stage:
         """Wait until every process of a kind is up."""
 
         async def are_up() -> bool:
+            for supervisor in self._supervisors:
+                if supervisor.done():
+                    supervisor.result()
             return all([await self.is_up(slot) for slot in self.of(kind)])
 
         await until(are_up, within=within)

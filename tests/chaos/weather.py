@@ -6,18 +6,14 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-import asyncpg
-import httpx2
-
 from tests.chaos.processes import Slot
-from tests.chaos.stage import LEASE_S, Stage
+from tests.chaos.stage import AWAY, LEASE_S, Stage
 
 ANSWER: Final = "/v1/responses"
 EVENTS: Final = (
     "created", "in_progress", "output_item.added", "content_part.added", "output_text.delta",
     "output_text.done", "content_part.done", "output_item.done", "completed",
 )  # fmt: skip
-AWAY: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, httpx2.HTTPError)
 
 
 def _status(number: int, **more: Any) -> dict[str, Any]:
