@@ -175,11 +175,11 @@ class Crowd:
                 await student.look("run", talk, run, api=api)
         if ends[talk.id]:
             everything: list[str | None] = [None, *talk.runs]
-            for run in everything:
-                reader = Follower(student, talk, run, cuts=0)
+            for each in everything:
+                reader = Follower(student, talk, each, cuts=0)
                 try:
                     async with asyncio.timeout(SETTLE_S):
-                        await reader.follow(upto=ends[talk.id] if run is None else None)
+                        await reader.follow(upto=ends[talk.id] if each is None else None)
                 except TimeoutError:
                     self.history.stuck.append(f"{reader.path} from the start, at {reader.cursor}")
 

@@ -17,7 +17,7 @@ from tests.stack import TERMINAL, Block
 
 FOLLOWS: Final[Mapping[str, frozenset[str]]] = {
     "queued": frozenset({"in_progress", "cancelled", "expired"}),
-    "in_progress": TERMINAL - {"cancelled"} | {"requires_action", "cancelling"},
+    "in_progress": frozenset(TERMINAL - {"cancelled"} | {"requires_action", "cancelling"}),
     "requires_action": frozenset({"in_progress", "cancelled", "expired"}),
     "cancelling": frozenset(TERMINAL),
 }

@@ -4,6 +4,7 @@ The true one is recorded: students of a real stack, without any trouble. Each fa
 about a copy of it.
 """
 
+import asyncio
 import copy
 import json
 import pickle
@@ -106,14 +107,16 @@ async def recorded(
     new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Tale]:
     url, folder = await new_database(), tmp_path_factory.mktemp("tale")
-    async with running(url, folder, apis=2, pace=150) as stack:
+    async with running(url, folder, apis=2, pace=300) as stack:
         history = History()
         crowd = Crowd(Network(stack.api_urls), history, random.Random(7))  # noqa: S311
         one, other = crowd.student("one"), crowd.student("other")
         try:
-            for student in (one, other, one):
-                await tell(student, crowd)
-            await one.delete(one.talks[-1])
+            await asyncio.gather(tell(one, crowd), tell(other, crowd))
+            brief = await crowd.converse(one)
+            assert brief is not None
+            await crowd.ask_aloud(one, brief)
+            await one.delete(brief)
             unheard = one.operation("post", one.talks[0])
             unheard.tries.append(Try(0.0, 1.0))
             await crowd.hush()
@@ -399,9 +402,7 @@ def show_foreign_word(tale: Tale) -> None:
 def stream_another_session(tale: Tale) -> None:
     reading = tale.reading()
     other = next(
-        each
-        for each in tale.history.readings
-        if each.session != reading.session and each.blocks and each.user == reading.user
+        each for each in tale.history.readings if each.session != reading.session and each.blocks
     )
     reading.blocks[2] = replace(other.blocks[0])
 
