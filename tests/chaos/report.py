@@ -34,7 +34,7 @@ class Report:
             counts[f"run {run.body['status']}"] += 1
             error = run.body["last_error"]
             if error:
-                counts[f"reason {error['code']}"] += 1
+                counts[f"reason {error['code']}, {run.body['attempts']} attempts"] += 1
         counts["readings"] = len(history.readings)
         counts["blocks read"] = sum(len(reading.blocks) for reading in history.readings)
         counts["looks"] = len(history.looks)
