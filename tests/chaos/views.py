@@ -15,7 +15,7 @@ from tests.stack import TERMINAL
 
 WORD: Final = re.compile(r"canary[0-9a-f]{12}")
 ID: Final = re.compile(r"\b(?:sess|msg|run|user)_[0-9a-z]{24}\b")
-CUT_S: Final = 10.0
+CUT_S: Final = 15.0
 """When a deleted session's streams have long been ended, lost wake-ups included."""
 NOTED: Final = ("attempts", "output_message_id")
 """Written to a run's row between two of its events."""

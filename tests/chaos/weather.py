@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from tests.chaos.processes import Slot
-from tests.chaos.stage import AWAY, LEASE_S, Stage
+from tests.chaos.stage import LEASE_S, Stage
+from tests.chaos.upstream import AWAY
 
 ANSWER: Final = "/v1/responses"
 EVENTS: Final = (
@@ -110,7 +111,7 @@ class Weather:
         if self.random.random() < 0.2:
             action = self.random.choice(ELSEWHERE)
             rule = {"path": "/v1/conversations*", "action": action}
-        await self.stage.admin("POST", "faults", rule)
+        await self.stage.sandbox.admin("POST", "faults", rule)
         self.stage.counts["upstream faults"] += 1
 
     async def _freeze_worker(self) -> None:
@@ -144,9 +145,9 @@ class Weather:
 
     async def _forget(self) -> None:
         """Let the upstream lose every thread, as by a restart."""
-        await self.stage.admin("POST", "reset", {"keep": ["posts", "pace"]})
+        await self.stage.sandbox.admin("POST", "reset", {"keep": ["posts", "pace"]})
         self.stage.counts["upstream forgot"] += 1
 
     async def _kill_sandbox(self) -> None:
-        await self.stage.kill_sandbox()
+        await self.stage.sandbox.kill()
         self.stage.counts["kill sandbox"] += 1

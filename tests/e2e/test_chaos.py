@@ -13,7 +13,7 @@ SEED = 20
 @pytest.fixture(scope="module")
 async def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("chaos")
-    return await run(folder, kills=KILLS, seed=SEED, wall_seconds=100, students=3)
+    return await run(folder, kills=KILLS, seed=SEED, wall_seconds=100, students=2)
 
 
 @pytest.mark.timeout(300)
