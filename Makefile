@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fmt migrate revision openapi bench lock
+.PHONY: help install run test chaos check fmt migrate revision openapi bench lock
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -19,6 +19,9 @@ run: install ## Serve everything on this machine: Postgres, sandbox, API and wor
 
 test: install ## The whole test suite, on an embedded Postgres
 	$(BIN)/python -m pytest
+
+chaos: install ## Kill, freeze and spoil everything at random, 300 times, and check what clients saw
+	$(BIN)/python -m tests.chaos $(if $(seed),--seed $(seed)) $(if $(kills),--kills $(kills))
 
 check: install ## Everything but the tests: format, lint, types, doors, dependencies, spelling, openapi.json
 	scripts/check

@@ -25,6 +25,7 @@ from app.api import (
 )
 from app.api.middleware import EdgeMiddleware
 from app.container import api_services, configure_logs
+from app.domain.errors import StorageUnavailableError
 from app.settings import Settings, load
 
 DESCRIPTION = """\
@@ -42,7 +43,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with api_services(chosen) as services:
-            await services.health.ready()
+            with suppress(StorageUnavailableError):
+                # Away for a moment, which requests are told, and is no reason not to begin.
+                await services.health.ready()
             app.state.services = services
             relay = asyncio.create_task(services.relay.run(), name="relay")
             with _before_shutdown(services.relay.close):

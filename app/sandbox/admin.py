@@ -52,7 +52,7 @@ async def clear_pace(request: Request) -> Response:
 
 
 async def reset(request: Request) -> Response:
-    """Forget all state as a restart would; `{"keep": ["faults", "pace"]}` spares those."""
+    """Forget all as a restart would; `{"keep": ["faults", "pace", "posts"]}` spares those."""
     context = context_of(request)
     body = await read_object(request, _MAX_BODY, optional=True)
     keep = body.get("keep", [])
@@ -61,7 +61,14 @@ async def reset(request: Request) -> Response:
         context.faults.rules.clear()
     if not is_array(keep) or "pace" not in keep:
         context.pace.reset()
+    if not is_array(keep) or "posts" not in keep:
+        context.ledger.posts.clear()
     return json_response({"ok": True})
+
+
+async def posts(request: Request) -> Response:
+    """List every `POST /v1/responses`: what was asked, and how it was met."""
+    return json_response(context_of(request).ledger.body())
 
 
 async def stats(request: Request) -> Response:
@@ -104,6 +111,7 @@ ROUTES = [
     Route("/sandbox/pace", get_pace, methods=["GET"]),
     Route("/sandbox/pace", set_pace, methods=["POST"]),
     Route("/sandbox/pace", clear_pace, methods=["DELETE"]),
+    Route("/sandbox/posts", posts, methods=["GET"]),
     Route("/sandbox/reset", reset, methods=["POST"]),
     Route("/sandbox/stats", stats, methods=["GET"]),
 ]

@@ -18,6 +18,7 @@ from app.sandbox.errors import ApiError
 from app.sandbox.faults import FaultBook
 from app.sandbox.gate import Gate
 from app.sandbox.jsonio import json_response
+from app.sandbox.ledger import Ledger
 from app.sandbox.pace import PaceBook
 from app.sandbox.planning import Answerer
 from app.sandbox.state import State
@@ -41,6 +42,7 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
         config=config,
         state=State(),
         faults=FaultBook(),
+        ledger=Ledger(),
         pace=PaceBook(config.tokens_per_second),
         tutor=tutor or offline,
     )

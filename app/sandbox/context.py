@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from app.sandbox.config import SandboxConfig
 from app.sandbox.faults import FaultBook
+from app.sandbox.ledger import Ledger
 from app.sandbox.pace import PaceBook
 from app.sandbox.planning import Answerer
 from app.sandbox.state import State
@@ -14,11 +15,12 @@ from app.sandbox.state import State
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One sandbox: its settings, memory, faults, pace and tutor."""
+    """One sandbox: its settings, memory, faults, ledger, pace and tutor."""
 
     config: SandboxConfig
     state: State
     faults: FaultBook
+    ledger: Ledger
     pace: PaceBook
     tutor: Answerer
 

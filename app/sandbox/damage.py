@@ -13,6 +13,10 @@ from app.sandbox.protocol import hang_up
 _FLUSH_S: Final = 0.03
 """Lets the bytes before a cut reach the reader, so that the cut is where it was asked."""
 _CHUNK: Final = 64 * 1024
+_RESIZING: Final = frozenset({
+    "eof", "drip", "duplicate", "reorder", "drop", "no_sequence", "garbage_json", "bad_utf8",
+    "unknown_event", "oversize",
+})  # fmt: skip
 _SEQUENCE: Final = re.compile(rb'("sequence_number":)(\d+),?')
 _EVENT: Final = re.compile(rb"event: ([^\n]+)\n")
 
@@ -33,6 +37,7 @@ class Damage:
         self._reached = False
         self._held: Message | None = None
         self.cut = False
+        self._is_stream = False
 
     async def send(self, message: Message) -> None:
         """Stand in for ASGI's `send`.
@@ -42,7 +47,14 @@ class Damage:
         """
         if self.cut:
             return
+        if message["type"] == "http.response.start":
+            types = [value for name, value in message["headers"] if name == b"content-type"]
+            self._is_stream = any(value.startswith(b"text/event-stream") for value in types)
         body = message.get("body", b"")
+        if body and not self._is_stream and self._action.type in _RESIZING:
+            # A refusal has a length that it was announced with.
+            await self._send(message)
+            return
         if message["type"] != "http.response.body" or not body:
             if self._held is not None:
                 await self._send(self._held)

@@ -28,6 +28,9 @@ class AbortableProtocol(HttpToolsProtocol):
         scope["extensions"] = {ABORT: self._abort}
 
     def _abort(self) -> None:
+        if self.transport.is_closing():
+            # The client was quicker: there is no socket any more to set an option of.
+            return
         connection = self.transport.get_extra_info("socket")
         if connection is not None:
             # A client that went away first left a socket without a descriptor.

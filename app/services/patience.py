@@ -16,7 +16,15 @@ async def whole(work: Coroutine[Any, Any, T]) -> T:
 
     A cancelled driver call may leave a connection in doubt, and a commit half known.
     """
-    return await asyncio.shield(asyncio.ensure_future(work))
+    task = asyncio.ensure_future(work)
+    # Should the waiter be gone, nobody else asks for its failure, and the loop would log it.
+    task.add_done_callback(_noted)
+    return await asyncio.shield(task)
+
+
+def _noted(task: "asyncio.Future[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def patiently(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -18,7 +18,7 @@ from tests.stack import TERMINAL, Block
 FOLLOWS: Final[Mapping[str, frozenset[str]]] = {
     "queued": frozenset({"in_progress", "cancelled", "expired"}),
     # At once `cancelled`: by somebody upstream, not by its student.
-    "in_progress": TERMINAL | {"requires_action", "cancelling"},
+    "in_progress": frozenset(TERMINAL | {"requires_action", "cancelling"}),
     "requires_action": frozenset({"in_progress", "cancelled", "expired"}),
     "cancelling": frozenset(TERMINAL),
 }

@@ -228,6 +228,23 @@ async def test_a_run_that_is_handed_over_is_free_at_once_and_costs_no_attempt(de
     assert not await holder.take_over(10, reap=False, held=[])
 
 
+async def test_a_run_that_comes_back_is_not_taken_by_whoever_has_not_noticed_its_loss(
+    desk: Desk,
+) -> None:
+    sleeper = desk.queue("worker_sleeper", lease=SHORT)
+    successor = desk.queue("worker_successor", lease=SHORT)
+    _, claim = await running(desk, sleeper)
+    run_id = claim.run.id
+    await desk.execute(LONG_AGO, run_id)
+    assert await successor.take_over(10, reap=True, held=[])
+    assert await successor.hand_over([run_id]) == 1
+    # It still executes it: a second execution beside the first would share its name.
+    assert not await sleeper.take_over(10, reap=True, held=[run_id])
+    assert await sleeper.heartbeat([run_id]) == {}, "now it knows"
+    (taken,) = await sleeper.take_over(10, reap=True, held=[])
+    assert taken.run.id == run_id
+
+
 async def test_a_run_that_waited_too_long_expires_with_its_reason_and_the_next_goes_on(
     desk: Desk,
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.wakeups import PostgresWakeUps
-from app.domain.events import StepChanged
-from app.domain.models import Principal, User
+from app.domain.events import RunChanged, StepChanged
+from app.domain.models import Principal, RunStatus, User
 from app.ports import Append, UnitOfWork
 from app.services.relay import Relay
 from app.services.sessions import SessionService
 from app.services.streams import Stream
+from tests.integration.test_log import desk_on
+from tests.stack import blocks_of
 
 
 class GatedDatabase(PostgresDatabase):
@@ -84,3 +87,28 @@ async def test_a_reader_that_comes_as_the_last_one_leaves_misses_nothing(
     assert relay.streams_left(user) == 5
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_reader_that_comes_back_before_its_process_has_heard_of_the_end_gets_it(
+    database: GatedDatabase, database_url: str
+) -> None:
+    async with desk_on(database_url) as desk:
+        user, session = await desk.session()
+        await desk.post(user, session)
+        (claim,) = await desk.queue("worker_a").claim(1)
+        run = claim.run
+        # This process hears of nothing: no loop of its relay runs.
+        relay = Relay(
+            database, PostgresWakeUps(database_url), max_streams=5, poll=timedelta(seconds=60)
+        )
+        other = await relay.follow_session(user, session, after=None)
+        seen = await desk.events(session)
+        ended = [StepChanged(run.id, "last", "completed")]
+        ended.append(RunChanged(replace(run, status=RunStatus.COMPLETED)))
+        assert not await desk.append(Append(session, ended, run_id=run.id, fence=claim.fence))
+        stream = await relay.follow_run(user, session, run.id, after=len(seen))
+        assert stream is not None
+        text = b"".join([piece async for piece in stream.chunks()]).decode()
+        for reader in (other, stream):
+            reader.close()
+    assert [block.event for block in blocks_of(text)] == ["run.step", "run.completed", "done"]

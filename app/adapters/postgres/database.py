@@ -20,7 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from app.adapters.postgres.answers import PostgresAnswers
 from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
-from app.adapters.postgres.driver import Driver, check_cancelled, is_cancelled
+from app.adapters.postgres.driver import (
+    Driver,
+    PooledConnection,
+    check_cancelled,
+    is_cancelled,
+)
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
@@ -111,6 +116,7 @@ class PostgresDatabase:
             command_timeout=self._patience_s,
             statement_cache_size=0 if self._pooled else 100,
             server_settings={"application_name": "tutor-relay"} | settings,
+            connection_class=PooledConnection,
         )
 
     @asynccontextmanager

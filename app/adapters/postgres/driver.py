@@ -11,6 +11,17 @@ else:
     Driver = asyncpg.Connection
 
 
+class PooledConnection(Driver):
+    """A connection that can be given up in any state."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - theirs
+        """Take leave of the server, unless it is gone: the pool would log that as an error."""
+        try:
+            await super().close(timeout=timeout)
+        except OSError:
+            self.terminate()
+
+
 def is_cancelled() -> bool:
     """Tell whether the running task was cancelled.
 

@@ -47,9 +47,9 @@ SELECT r.*, s.fence, s.last_seq, s.user_id AS owner, s.upstream_thread_id, s.ups
     s.upstream_tail, clock_timestamp() AS at
 FROM runs r JOIN sessions s ON s.id = r.session_id
 WHERE r.status IN ('in_progress', 'cancelling') AND r.lease_expires_at < clock_timestamp()
+    AND r.id <> ALL($3::text[])
     AND (r.worker_id IS NULL OR (
-        $2::boolean AND r.id <> ALL($3::text[])
-        AND pg_postmaster_start_time() + $4::interval < clock_timestamp()))
+        $2::boolean AND pg_postmaster_start_time() + $4::interval < clock_timestamp()))
     AND s.deleted_at IS NULL
 ORDER BY r.lease_expires_at LIMIT $1
 FOR UPDATE OF s, r SKIP LOCKED

@@ -386,3 +386,39 @@ async def test_a_generation_may_finish_although_its_stream_was_cut(
 
     await until(is_done)
     assert len((await client.conversations.items.list(conversation.id)).data) == 2
+
+
+async def test_a_client_that_leaves_before_it_is_cut_off_is_no_defect(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    await sandbox.fault({"type": "reset", "after_work": True}, **POST)
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 40})
+    with pytest.raises(httpx2.TimeoutException):
+        await sandbox.http.post(
+            f"{sandbox.url}/v1/responses",
+            json={**BODY, "stream": False},
+            headers={"Authorization": "Bearer k"},
+            timeout=0.05,
+        )
+
+    async def is_over() -> bool:
+        return (await sandbox.stats())["generations_completed"] == 1
+
+    await until(is_over)
+    await sandbox.admin("GET", "stats")
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["bad_utf8", "oversize", "duplicate", "eof"])
+async def test_a_refusal_is_not_spoiled_by_what_is_meant_for_a_stream(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    await sandbox.fault({"type": kind, "megabytes": 0.1}, **POST)
+    answer = await sandbox.http.post(
+        f"{sandbox.url}/v1/responses",
+        json={**BODY, "conversation": "conv_unknown"},
+        headers={"Authorization": "Bearer k"},
+    )
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"] == "Conversation with id 'conv_unknown' not found."
+    assert "Traceback" not in caplog.text

@@ -69,3 +69,32 @@ async def test_a_rule_that_means_nothing_is_refused(sandbox: Sandbox, rule: Any)
     else:
         assert answer.status_code == 400
     assert (await sandbox.admin("GET", "faults"))["rules"] == []
+
+
+async def test_every_question_is_in_the_ledger_with_how_it_was_met(sandbox: Sandbox) -> None:
+    troubles: list[dict[str, Any]] = [
+        {"type": "status", "status": 400, "code": "conversation_locked"},
+        {"type": "reset"},
+        {"type": "status", "status": 500, "message": "Not today.", "after_work": True},
+    ]
+    rules = [{"path": "/v1/responses", "action": action} for action in troubles]
+    await sandbox.admin("POST", "faults", rules)
+    asked = [
+        "first",
+        [{"role": "user", "content": "before"}, {"role": "user", "content": "second"}],
+        [{"role": "user", "content": [{"type": "input_text", "text": "third"}]}],
+        "fourth",
+    ]
+    for question in asked:
+        await sandbox.read(model=MODEL, input=question, stream=True)
+    wanted = [
+        {"text": "first", "status": 400, "refusal": "conversation_locked"},
+        {"text": "second", "status": None, "refusal": None},
+        {"text": "third", "status": 500, "refusal": "Not today."},
+        {"text": "fourth", "status": 200, "refusal": None},
+    ]
+    assert (await sandbox.admin("GET", "posts"))["data"] == wanted
+    await sandbox.admin("POST", "reset", {"keep": ["posts"]})
+    assert (await sandbox.admin("GET", "posts"))["data"] == wanted
+    await sandbox.admin("POST", "reset")
+    assert (await sandbox.admin("GET", "posts"))["data"] == []
