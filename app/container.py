@@ -24,6 +24,7 @@ from app.services.queue import QueuePolicy, QueueService
 from app.services.relay import Relay
 from app.services.runs import RunService
 from app.services.sessions import SessionService
+from app.services.threads import ThreadService
 from app.services.tickets import TicketService
 from app.services.upkeep import UpkeepService
 from app.services.users import Limits, UserService
@@ -43,6 +44,7 @@ class ApiServices:
     assistants: AssistantService
     sessions: SessionService
     runs: RunService
+    threads: ThreadService
     tickets: TicketService
     relay: Relay
     health: HealthService
@@ -72,12 +74,15 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
     )
     wakeups = PostgresWakeUps(settings.direct_database())
     relay = Relay(database, wakeups, max_streams=limits.streams, poll=POLL)
+    runs = RunService(database, relay, limits)
+    assistants = AssistantService(database, own_allowed=settings.compat_assistants)
     try:
         yield ApiServices(
             users=UserService(database, token_verifier(settings), limits),
-            assistants=AssistantService(database),
+            assistants=assistants,
             sessions=SessionService(database),
-            runs=RunService(database, relay, limits),
+            runs=runs,
+            threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
             relay=relay,
             health=HealthService(database),

@@ -142,6 +142,8 @@ class Assistant:
 
     id: str
     tenant: str | None
+    owner_id: str | None
+    """Whose own it is, for nobody else to see; without one it is the tenant's."""
     is_default: bool
     config: AssistantConfig
     metadata: JsonObject

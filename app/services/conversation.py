@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.domain.errors import FencedError
-from app.domain.models import Message, Role
+from app.domain.models import Message
 from app.ports import Claim, Database, Thread, Turn, Upstream
 from app.services.patience import patiently
 
@@ -46,7 +46,7 @@ class Conversation:
             # ends before it.
         everything = await self._turns(after=0)
         asked = len(everything)
-        while asked and everything[asked - 1].role is Role.USER:
+        while asked and everything[asked - 1].run_id is None:
             asked -= 1
         history, question = everything[:asked], everything[asked:]
         opened = await self._upstream.open_thread(_said(history))
@@ -59,10 +59,10 @@ class Conversation:
         return Prepared(thread, _said(question))
 
     async def _turns(self, *, after: int) -> list[Message]:
-        """Return the messages after a turn up to the last question."""
+        """Return the messages after a turn up to the last that is no answer of a run."""
         known, self._unsaid = self._unsaid, None
         messages = list(await patiently(lambda: self._read(after)) if known is None else known)
-        while messages and messages[-1].role is Role.ASSISTANT:
+        while messages and messages[-1].run_id is not None:
             messages.pop()
         return messages
 

@@ -170,6 +170,7 @@ def assistant_of(row: AnyRow) -> Assistant:
     return Assistant(
         id=row["id"],
         tenant=row["tenant"],
+        owner_id=row["owner_id"],
         is_default=row["is_default"],
         config=config_of(_json(row["config"])),
         metadata=_json(row["meta"]),
