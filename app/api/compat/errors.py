@@ -195,9 +195,12 @@ def _param(loc: Sequence[Any]) -> str | None:
 def _said(found: Mapping[str, Any], param: str | None) -> _Said:
     kind, named = found["type"], f"'{param}'" if param else "the body"
     message = str(found["msg"]).removeprefix("Value error, ").rstrip(".")
+    limits: Mapping[str, Any] = found.get("ctx", {})
+    if kind == "too_long" and limits["field_type"] == "Value":
+        # A string whose length is looked at after its characters.
+        kind = "string_too_long"
     if kind in _WORDS:
         words, code = _WORDS[kind]
-        limits: Mapping[str, Any] = found.get("ctx", {})
         return _Said(words.format(named, message, **limits), code)
     code = "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_value"
     return _Said(f"Invalid value for {named}: {message}.", code)
