@@ -97,15 +97,15 @@ class AssistantService:
     async def used_by(self, runs: Sequence[Run]) -> Mapping[VersionKey, AssistantVersion]:
         """Return what the runs' assistants were, by id and version."""
         wanted = {(run.assistant_id, run.assistant_version) for run in runs}
-        unknown = wanted - self._versions.keys()
-        if unknown:
-            async with self._database.autocommit() as uow:
-                found = await uow.assistants.versions(unknown)
-            if len(self._versions) + len(found) > CACHED_VERSIONS:
-                wanted_again = {key: self._versions[key] for key in wanted - unknown}
-                self._versions = wanted_again
-            self._versions |= found
-        return {key: self._versions[key] for key in wanted}
+        known = {key: self._versions[key] for key in wanted & self._versions.keys()}
+        if len(known) == len(wanted):
+            return known
+        async with self._database.autocommit() as uow:
+            found = await uow.assistants.versions(wanted - known.keys())
+        if len(self._versions) >= CACHED_VERSIONS:
+            self._versions.clear()
+        self._versions.update(found)
+        return {**known, **found}
 
     async def update(
         self,

@@ -17,6 +17,8 @@ from app.api.schemas import (
 from app.domain.models import Part, Role
 from app.services.threads import Order, Said
 
+MAX_ANSWER_CHARS: Final = 256_000
+"""Of a message in the assistant's name; the limit of what students may say is the operator's."""
 MAX_MESSAGES: Final = 100
 """Of one call; the wire sets no limit, and one transaction must end."""
 
@@ -106,6 +108,8 @@ class MessageCreate(Strict):
             WireError: It is too long, or says nothing.
         """
         content = [Part(part.text) for part in self.content]
+        if self.role == "assistant":
+            max_chars = max(max_chars, MAX_ANSWER_CHARS)
         if sum(len(part.text) for part in content) > max_chars:
             raise WireError(
                 f"Invalid 'content': string too long. Expected at most {max_chars} characters.",

@@ -287,6 +287,10 @@ async def test_errors_have_the_sdks_classes(shared: Stack, new_sdk: NewSdk) -> N
     await anonymous.close()
     assert unknown.value.code == "invalid_api_key"
     assert "sk-none" not in unknown.value.message
+    stranger = await shared.client().http.get(
+        "/openai/v1/threads/no-id", headers={"Authorization": ""}
+    )
+    assert stranger.status_code == 401
     absent = "run_000000000000000000000000"
     with pytest.raises(openai.NotFoundError) as found:
         await sdk.beta.threads.retrieve("sess_nobodys")
@@ -311,7 +315,12 @@ async def test_errors_have_the_sdks_classes(shared: Stack, new_sdk: NewSdk) -> N
     with pytest.raises(openai.BadRequestError, match="no message of the user"):
         await sdk.beta.threads.runs.create(empty.id, assistant_id="asst_default")
     with pytest.raises(openai.BadRequestError, match="non-empty"):
-        await sdk.beta.threads.messages.create(thread.id, role="user", content="  ")
+        await sdk.beta.threads.messages.create(empty.id, role="user", content="  ")
+    with pytest.raises(openai.BadRequestError, match="too long"):
+        await sdk.beta.threads.messages.create(empty.id, role="user", content="x" * 32_001)
+    long = "x" * 32_001
+    kept = await sdk.beta.threads.messages.create(empty.id, role="assistant", content=long)
+    assert kept.role == "assistant"
 
 
 async def test_a_body_that_is_too_large_or_no_json_is_refused_in_the_envelope(
