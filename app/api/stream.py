@@ -35,6 +35,10 @@ class Translator(Protocol):
         """Translate whole blocks; empty where there is nothing to tell."""
         ...
 
+    def cut_off(self) -> bytes:
+        """Say that the stream ends here although more was to come; empty after its end."""
+        ...
+
 
 class EventStreamResponse(Response):
     """Sends a stream until it ends or its reader goes."""
@@ -88,7 +92,8 @@ class EventStreamResponse(Response):
                     stream.blocked_since = None
                 if self._translator is not None and self._translator.is_over:
                     break
-        await send({"type": "http.response.body", "body": b""})
+        rest = b"" if self._translator is None else self._translator.cut_off()
+        await send({"type": "http.response.body", "body": rest})
 
 
 async def _disconnected(receive: Receive) -> None:

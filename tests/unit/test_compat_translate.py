@@ -110,6 +110,16 @@ def test_a_stream_ends_where_an_action_is_required() -> None:
     assert translator.is_over
 
 
+def test_a_stream_that_is_cut_off_says_so_unless_it_had_ended() -> None:
+    translator = Translator(CONFIG)
+    translator.feed(BEGUN)
+    (found,) = blocks_of(translator.cut_off().decode())
+    assert (found.event, found.id) == ("error", None)
+    assert json.loads(found.data)["error"]["code"] == "stream_cut_off"
+    translator.feed(b'event: done\ndata: {"type":"done"}\n\n')
+    assert translator.cut_off() == b""
+
+
 def test_events_up_to_the_cursor_are_read_but_not_sent() -> None:
     log = BEGUN + OPENED + delta(4, 0, "one") + delta(5, 0, "two")
     whole = blocks_of(Translator(CONFIG).feed(log).decode())

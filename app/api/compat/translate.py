@@ -13,6 +13,12 @@ from app.domain.events import dump
 from app.domain.models import AssistantConfig
 
 DONE: Final = b"event: done\ndata: [DONE]\n\n"
+CUT_OFF: Final = {
+    "message": "The stream was cut off; the run goes on: poll it, or go on with its events.",
+    "type": "server_error",
+    "param": None,
+    "code": "stream_cut_off",
+}
 _ENDS: Final = frozenset({"completed", "failed", "cancelled", "incomplete", "expired"})
 
 
@@ -49,6 +55,15 @@ class Translator:
             if not self.is_over:
                 self._take(found)
         return b"".join(self._out)
+
+    def cut_off(self) -> bytes:
+        """Say that the run goes on without its reader.
+
+        The SDKs raise an error for it: they would take a stream that merely ends for all there is.
+        """
+        if self.is_over:
+            return b""
+        return block("error", {"error": CUT_OFF})
 
     def _take(self, found: bytes) -> None:
         if found.startswith((b":", b"retry:")):

@@ -1,6 +1,7 @@
 """Run streams: the wire's events in the wire's order, followed by the SDK's handler, resumed."""
 
 import json
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -312,6 +313,32 @@ async def test_a_reader_may_come_back_while_the_run_goes_on(student: Student) ->
     whole = blocks_of(await student.read("GET", url))
     assert told([*seen, *rest]) == told(whole)
     assert names(whole) == PLAIN
+
+
+async def test_a_stream_that_a_deploy_cuts_off_says_so_and_goes_on_elsewhere(
+    stack: Stack, student: Student
+) -> None:
+    process = await stack.start_api()
+    going = sdk_at(stack.api_urls.pop(), student.name)
+    seen: list[str] = []
+    stream = await going.beta.threads.runs.create(
+        student.thread, assistant_id=student.tutor, stream=True
+    )
+
+    async def read() -> None:
+        async for event in stream:
+            if event.event == "thread.message.delta" and event.event not in seen:
+                process.signal(signal.SIGTERM)
+            seen.append(event.event)
+
+    with pytest.raises(openai.APIError, match="the run goes on"):
+        await read()
+    await going.close()
+    assert "thread.run.completed" not in seen
+    (run,) = (await student.sdk.beta.threads.runs.list(student.thread)).data
+    whole = blocks_of(await student.read("GET", student.url(f"runs/{run.id}/events")))
+    assert names(whole) == PLAIN
+    assert [block.event for block in whole][: len(seen)] == seen
 
 
 async def test_a_cursor_that_is_none_of_the_streams_is_refused(student: Student) -> None:
