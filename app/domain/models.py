@@ -134,6 +134,8 @@ class AssistantConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     response_format: Any = "auto"
+    max_output_tokens: int | None = None
+    """Of single runs that set it; no assistant does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,11 @@ def config_of(config: JsonObject) -> AssistantConfig:
 
 def config_values(config: AssistantConfig) -> JsonObject:
     """A configuration's JSON."""
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    if config.max_output_tokens is None:
+        # Workers of an earlier release can't read a field that they don't know.
+        del values["max_output_tokens"]
+    return values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ class RunBase(Strict):
     response_format: Format | None = None
     metadata: Metadata | None = None
     stream: bool | None = None
-    max_completion_tokens: Annotated[Any, _only()] = None
+    max_completion_tokens: Annotated[int, Field(ge=256)] | None = None
     max_prompt_tokens: Annotated[Any, _only()] = None
     parallel_tool_calls: Annotated[Any, _only(True)] = None  # noqa: FBT003 - the wire's default
     tool_choice: Annotated[Any, _only("auto")] = None
@@ -203,9 +203,12 @@ class RunBase(Strict):
 
     def order(self) -> Order:
         """Return the run that is wanted; null means as the assistant has it."""
+        changes = self.model_dump(include=set(_DEFAULTS), exclude_none=True)
+        if self.max_completion_tokens is not None:
+            changes["max_output_tokens"] = self.max_completion_tokens
         return Order(
             assistant_id=self.assistant_id,
-            changes=self.model_dump(include=set(_DEFAULTS), exclude_none=True),
+            changes=changes,
             metadata=dict(self.metadata or {}),
             wants_stream=bool(self.stream),
         )

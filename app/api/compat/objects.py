@@ -140,6 +140,7 @@ def shape(user: User, version: AssistantVersion) -> AssistantConfig:
         temperature=config.temperature,
         top_p=config.top_p,
         response_format=config.response_format,
+        max_output_tokens=config.max_output_tokens,
     )
 
 
@@ -175,7 +176,7 @@ def run(body: Mapping[str, Any], config: AssistantConfig) -> JsonObject:
         "temperature": config.temperature,
         "top_p": config.top_p,
         "max_prompt_tokens": None,
-        "max_completion_tokens": None,
+        "max_completion_tokens": config.max_output_tokens,
         "truncation_strategy": {"type": "auto", "last_messages": None},
         "response_format": config.response_format,
         "tool_choice": "auto",

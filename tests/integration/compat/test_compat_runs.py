@@ -80,6 +80,32 @@ async def test_a_run_keeps_its_own_configuration(
     assert [item.instructions for item in listed.data] == [plain.instructions, run.instructions]
 
 
+async def test_a_run_is_cut_at_the_tokens_that_it_may_cost(
+    shared: Stack, sdk: AsyncOpenAI
+) -> None:
+    word = f"word{uuid.uuid4().hex[:8]}"
+    question = f"Please solve 3x**2 + 11x - 10 = 0 step by step and in every detail, {word}"
+    thread = await sdk.beta.threads.create(messages=[{"role": "user", "content": question}])
+    run = await sdk.beta.threads.runs.create_and_poll(
+        thread_id=thread.id, assistant_id=await tutor(sdk), max_completion_tokens=256
+    )
+    assert (await asked_upstream(shared, run.id))["max_output_tokens"] == 256
+    assert run.max_completion_tokens == 256
+    assert (run.status, run.completed_at) == ("incomplete", None)
+    assert run.incomplete_details is not None
+    assert run.incomplete_details.reason == "max_completion_tokens"
+    assert run.usage is not None
+    assert run.usage.completion_tokens == 256
+    (message, _) = (await sdk.beta.threads.messages.list(thread.id)).data
+    assert message.incomplete_details is not None
+    assert message.incomplete_details.reason == "max_tokens"
+    with pytest.raises(openai.BadRequestError) as refused:
+        await sdk.beta.threads.runs.create(
+            thread.id, assistant_id=run.assistant_id, max_completion_tokens=255
+        )
+    assert refused.value.param == "max_completion_tokens"
+
+
 async def test_runs_that_are_varied_alike_share_a_version_and_later_ones_are_none_of_it(
     shared: Stack, sdk: AsyncOpenAI, thread_id: str
 ) -> None:
@@ -182,7 +208,6 @@ async def test_polls_say_when_to_come_back(sdk: AsyncOpenAI, thread_id: str) -> 
 
 UNSUPPORTED: list[dict[str, Any]] = [
     {"max_prompt_tokens": 1000},
-    {"max_completion_tokens": 1000},
     {"tool_choice": "none"},
     {"tool_choice": {"type": "function", "function": {"name": "plot"}}},
     {"parallel_tool_calls": False},
