@@ -51,6 +51,9 @@ def check(found: Any) -> None:
         assert "\\frac{-11 - \\sqrt{241}}{6}" in answer
         assert "해" in answer
     assert len(second) > len(first)
+    assert found["status"] == "completed"
+    assert found["deltas"] == found["message"]
+    assert "241" in found["deltas"]
 
 
 async def test_with_todays_sdk(shared: Stack, tmp_path: Path) -> None:
