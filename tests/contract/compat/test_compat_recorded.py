@@ -31,9 +31,9 @@ TOLD = {"prompt_tokens", "completion_tokens", "total_tokens"}
 async def stack(
     new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """A tutor who writes slowly enough to be cut, and gives a run six seconds."""
+    """A tutor who writes slowly enough to be cut, and gives a run twelve seconds."""
     folder: Path = tmp_path_factory.mktemp("recorded")
-    async with running(await new_database(), folder, pace=100, RUN_TIMEOUT_S="6") as found:
+    async with running(await new_database(), folder, pace=150, RUN_TIMEOUT_S="12") as found:
         yield found
 
 

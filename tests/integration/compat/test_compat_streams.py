@@ -32,10 +32,10 @@ PLAIN: Final = [
 async def stack(
     new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """A tutor who writes slowly enough to be cut, and gives a run ten seconds."""
+    """A tutor who writes slowly enough to be cut, and gives a run twenty seconds."""
     folder: Path = tmp_path_factory.mktemp("streams")
     async with running(
-        await new_database(), folder, apis=2, pace=100, RUN_TIMEOUT_S="10"
+        await new_database(), folder, apis=2, pace=150, RUN_TIMEOUT_S="20"
     ) as found:
         yield found
 
@@ -318,6 +318,8 @@ async def test_a_reader_may_come_back_while_the_run_goes_on(student: Student) ->
 async def test_a_stream_that_a_deploy_cuts_off_says_so_and_goes_on_elsewhere(
     stack: Stack, student: Student
 ) -> None:
+    slow = {"tokens_per_second": 30, "text": student.word}
+    await stack.admin("POST", "pace", slow)
     process = await stack.start_api()
     going = sdk_at(stack.api_urls.pop(), student.name)
     seen: list[str] = []
