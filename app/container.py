@@ -27,6 +27,7 @@ from app.services.queue import QueuePolicy, QueueService
 from app.services.relay import Relay
 from app.services.runs import RunService
 from app.services.sessions import SessionService
+from app.services.threads import ThreadService
 from app.services.tickets import TicketService
 from app.services.upkeep import UpkeepService
 from app.services.users import Limits, UserService
@@ -50,6 +51,7 @@ class ApiServices:
     assistants: AssistantService
     sessions: SessionService
     runs: RunService
+    threads: ThreadService
     tickets: TicketService
     relay: Relay
     health: HealthService
@@ -78,12 +80,15 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         streams=settings.max_streams_per_user,
     )
     relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
+    runs = RunService(database, relay, limits, Crowd(settings.max_queued_runs))
+    assistants = AssistantService(database, own_allowed=settings.compat_assistants)
     try:
         yield ApiServices(
             users=UserService(database, token_verifier(settings), limits),
-            assistants=AssistantService(database),
+            assistants=assistants,
             sessions=SessionService(database),
-            runs=RunService(database, relay, limits, Crowd(settings.max_queued_runs)),
+            runs=runs,
+            threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
             relay=relay,
             health=HealthService(database),

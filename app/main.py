@@ -9,6 +9,7 @@ from types import FrameType
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
 from app import __version__
 from app.api import (
@@ -23,6 +24,8 @@ from app.api import (
     schemas,
     sessions,
 )
+from app.api.compat import routes as compat
+from app.api.compat.errors import fault as compat_fault
 from app.api.middleware import EdgeMiddleware
 from app.container import api_services, configure_logs
 from app.domain.errors import StorageUnavailableError
@@ -33,6 +36,25 @@ The backend between a tutoring app and the OpenAI API. Open a **session**, post 
 get each answer as a **run** that you can poll or follow as server-sent events; nothing that a
 student saw is lost. Errors are `application/problem+json` with a stable `code`.
 """
+
+HEADERS_IN = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+SDK_HEADERS = (
+    "OpenAI-Beta",
+    "OpenAI-Organization",
+    "OpenAI-Project",
+    "X-Stainless-Arch",
+    "X-Stainless-Custom-Poll-Interval",
+    "X-Stainless-Helper-Method",
+    "X-Stainless-Lang",
+    "X-Stainless-OS",
+    "X-Stainless-Package-Version",
+    "X-Stainless-Poll-Helper",
+    "X-Stainless-Retry-Count",
+    "X-Stainless-Runtime",
+    "X-Stainless-Runtime-Version",
+    "X-Stainless-Timeout",
+)
+"""What OpenAI's SDK sends from a browser, to the Assistants-compatible face."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -67,24 +89,31 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for module in (me, assistants, sessions, messages, runs, events, health):
         app.include_router(module.router)
+    app.include_router(compat.router)
     documents.install(app)
     app.add_middleware(
         EdgeMiddleware,
         max_body_bytes=chosen.max_body_bytes,
         max_bodies=chosen.max_bodies,
         body_s=chosen.body_timeout_s,
-        on_fault=problems.fault,
+        on_fault=_fault,
     )
     if chosen.origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=chosen.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+            allow_headers=[*HEADERS_IN, *SDK_HEADERS],
+            expose_headers=["Location", "Retry-After", "X-Request-ID", "OpenAI-Poll-After-Ms"],
             max_age=600,
         )
     return app
+
+
+async def _fault(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a failure of ours in the dialect that was asked in."""
+    is_compat = scope["path"].startswith(compat.PREFIX)
+    await (compat_fault if is_compat else problems.fault)(scope, receive, send)
 
 
 @contextmanager

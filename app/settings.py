@@ -91,6 +91,10 @@ class Settings(BaseSettings):
         default=25, ge=0, le=600, description="Time for runs to end after SIGTERM."
     )
 
+    compat_assistants: bool = Field(
+        default=True, description="Users may configure assistants of their own, over /openai/v1."
+    )
+
     max_message_chars: int = Field(default=32_000, ge=1, le=1_000_000, description="A text.")
     max_body_bytes: int = Field(default=2 << 20, ge=1024, le=64 << 20, description="A body.")
     body_timeout_s: float = Field(

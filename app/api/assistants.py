@@ -1,4 +1,7 @@
-"""Tutors: read by all in the tenant, written with the scope `assistants:write`."""
+"""Tutors: read by all in the tenant, written with the scope `assistants:write`.
+
+Those that users made over the Assistants-compatible face are here too, for their owners alone.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from app.api import present, schemas
 from app.api.deps import AssistantId, CurrentUser, PageOf, Repeatable, Services
 from app.api.problems import responses
 from app.domain.models import Assistant, AssistantConfig, User
-from app.services.assistants import may_write
+from app.services.assistants import may_read
 
 router = APIRouter(
     prefix="/v1/assistants", tags=["assistants"], responses=responses(401, 422, 503)
@@ -17,7 +20,7 @@ router = APIRouter(
 
 
 def _body(user: User, assistant: Assistant) -> dict[str, Any]:
-    return assistant.body(with_instructions=may_write(user))
+    return assistant.body(with_instructions=may_read(user, assistant.owner_id))
 
 
 @router.get("", response_model=schemas.ListOut[schemas.AssistantOut], responses=responses(404))

@@ -183,7 +183,11 @@ class UserOut(BaseModel):
 
 
 class AssistantOut(BaseModel):
-    """A tutor. `instructions`, `tools` and `tool_resources` need scope `assistants:write`."""
+    """A tutor.
+
+    Others than its owner see `instructions`, `tools` and `tool_resources` only with scope
+    `assistants:write`.
+    """
 
     id: str
     object: Literal["assistant"]

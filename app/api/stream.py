@@ -7,7 +7,7 @@ refused before one of these is made.
 import asyncio
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -25,14 +25,34 @@ HEADERS: Final = [
 ]
 
 
+class Translator(Protocol):
+    """Tells a stream's events in another dialect."""
+
+    is_over: bool
+    """Nothing follows in the other dialect, whatever may here."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Translate whole blocks; empty where there is nothing to tell."""
+        ...
+
+    def cut_off(self) -> bytes:
+        """Say that the stream ends here although more was to come; empty after its end."""
+        ...
+
+
 class EventStreamResponse(Response):
     """Sends a stream until it ends or its reader goes."""
 
     # FastAPI documents a route by the name and default of `status_code`.
     def __init__(
-        self, stream: Stream, status_code: int = 200, location: str | None = None
+        self,
+        stream: Stream,
+        status_code: int = 200,
+        location: str | None = None,
+        translator: Translator | None = None,
     ) -> None:
         self._stream = stream
+        self._translator = translator
         self.status_code = status_code
         self.background = None
         extra = [(b"location", location.encode())] if location else []
@@ -64,12 +84,18 @@ class EventStreamResponse(Response):
         # When the database goes away the stream ends; its reader comes back with a cursor.
         with suppress(StorageUnavailableError):
             async for piece in stream.chunks():
-                stream.blocked_since = stream.last_sent = time.monotonic()
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                stream.blocked_since = None
+                sent = piece if self._translator is None else self._translator.feed(piece)
+                stream.last_sent = time.monotonic()
+                if sent:
+                    stream.blocked_since = stream.last_sent
+                    await send({"type": "http.response.body", "body": sent, "more_body": True})
+                    stream.blocked_since = None
+                if self._translator is not None and self._translator.is_over:
+                    break
+        rest = b"" if self._translator is None else self._translator.cut_off()
         # The server takes any piece at once, and lets the next one wait for the reader: also this.
         stream.blocked_since = time.monotonic()
-        await send({"type": "http.response.body", "body": b""})
+        await send({"type": "http.response.body", "body": rest})
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -134,6 +134,8 @@ class AssistantConfig:
     temperature: float = 1.0
     top_p: float = 1.0
     response_format: Any = "auto"
+    max_output_tokens: int | None = None
+    """Of single runs that set it; no assistant does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class Assistant:
 
     id: str
     tenant: str | None
+    owner_id: str | None
+    """Whose own it is, for nobody else to see; without one it is the tenant's."""
     is_default: bool
     config: AssistantConfig
     metadata: JsonObject

@@ -9,7 +9,9 @@ from app.ports.queue import Claim, Queue, Thread, Upkeep
 from app.ports.records import (
     Admission,
     Answers,
+    AssistantLock,
     Assistants,
+    AssistantVersion,
     FirstAnswer,
     Messages,
     Page,
@@ -21,6 +23,7 @@ from app.ports.records import (
     TicketGrant,
     Tickets,
     Users,
+    VersionKey,
 )
 from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
 from app.ports.upstream import (
@@ -39,6 +42,8 @@ __all__ = [
     "Admission",
     "Answers",
     "Append",
+    "AssistantLock",
+    "AssistantVersion",
     "Assistants",
     "Claim",
     "Cursor",
@@ -70,6 +75,7 @@ __all__ = [
     "Upstream",
     "UpstreamEvent",
     "Users",
+    "VersionKey",
     "Wake",
     "WakeUps",
     "Wakes",

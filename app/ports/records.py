@@ -1,9 +1,9 @@
 """What is kept of users, tutors and conversations."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from app.domain.models import (
     Assistant,
@@ -14,6 +14,7 @@ from app.domain.models import (
     Run,
     SessionStatus,
     TutoringSession,
+    User,
 )
 
 T_co = TypeVar("T_co", covariant=True)
@@ -37,6 +38,21 @@ class Page(Generic[T_co]):
     has_more: bool
 
 
+VersionKey = tuple[str, int]
+"""An assistant's id, and a version of it."""
+
+AssistantLock = Literal["update", "use"]
+"""To change it, or to keep it from being deleted under a new run."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantVersion:
+    """What an assistant was for the runs that used this version, and whose it is."""
+
+    config: AssistantConfig
+    owner_id: str | None
+
+
 class Users(Protocol):
     """Who has been here."""
 
@@ -50,12 +66,12 @@ class Users(Protocol):
 
 
 class Assistants(Protocol):
-    """The tutors of a tenant, and the default one of all."""
+    """The tutors of a tenant and of single users, and the default one of all."""
 
     async def get(
-        self, tenant: str | None, assistant_id: str, *, for_update: bool = False
+        self, user: User, assistant_id: str, *, lock: AssistantLock | None = None
     ) -> Assistant | None:
-        """Return one that the tenant may use."""
+        """Return one that the user may use."""
         ...
 
     async def default(self) -> Assistant:
@@ -66,14 +82,24 @@ class Assistants(Protocol):
         """Return what a version of an assistant, archived or not, was."""
         ...
 
-    async def list(self, tenant: str | None, page: PageQuery) -> Page[Assistant]:
-        """Return those that the tenant may use."""
+    async def versions(
+        self, keys: Collection[VersionKey]
+    ) -> Mapping[VersionKey, "AssistantVersion"]:
+        """Return what versions were; each must exist."""
+        ...
+
+    async def vary(self, assistant: Assistant, config: AssistantConfig) -> int:
+        """Keep a configuration for single runs, unlisted; return its version."""
+        ...
+
+    async def list(self, user: User, page: PageQuery) -> Page[Assistant]:
+        """Return those that the user may use."""
         ...
 
     async def add(
-        self, tenant: str | None, config: AssistantConfig, metadata: JsonObject
+        self, user: User, config: AssistantConfig, metadata: JsonObject, *, is_own: bool
     ) -> Assistant:
-        """Make a new one."""
+        """Make a new one: the user's own, or the tenant's."""
         ...
 
     async def update(
@@ -126,7 +152,7 @@ class Sessions(Protocol):
 
 
 class Messages(Protocol):
-    """The transcript. Rows are written by the log alone."""
+    """The transcript. Rows are written by the log alone, but for their metadata."""
 
     async def get(self, session_id: str, message_id: str) -> Message | None:
         """Return one, with the text that it has so far."""
@@ -146,9 +172,17 @@ class Messages(Protocol):
         """Return the newest message of the user, if there is one."""
         ...
 
+    async def annotate(self, session_id: str, message_id: str, metadata: JsonObject) -> None:
+        """Replace one's metadata."""
+        ...
+
+    async def remove(self, message: Message) -> None:
+        """Delete one, with its events and the answers that tell of it: cursors before it reset."""
+        ...
+
 
 class Runs(Protocol):
-    """Runs. Rows are written by the log alone, but for what the queue keeps on them."""
+    """Runs. Rows are written by the log alone, but for the queue's columns and metadata."""
 
     async def get(self, user_id: str, session_id: str, run_id: str) -> Run | None:
         """Return one in one query, ownership included."""
@@ -156,6 +190,14 @@ class Runs(Protocol):
 
     async def list(self, session_id: str, page: PageQuery) -> Page[Run]:
         """Return those of a session."""
+        ...
+
+    async def of(self, session_id: str, run_ids: Collection[str]) -> Mapping[str, Run]:
+        """Return some of a session's by id."""
+        ...
+
+    async def annotate(self, session_id: str, run_id: str, metadata: JsonObject) -> None:
+        """Replace one's metadata."""
         ...
 
     async def admission(self, session: TutoringSession) -> "Admission":

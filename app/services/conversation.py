@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.domain.errors import FencedError
-from app.domain.models import Message, Role
+from app.domain.models import Message
 from app.ports import Claim, Database, Thread, Turn, Upstream
 from app.services.patience import patiently
 
@@ -63,7 +63,7 @@ class Conversation:
         if not everything:
             raise FencedError
         asked = len(everything)
-        while asked and everything[asked - 1].role is Role.USER:
+        while asked and everything[asked - 1].run_id is None:
             asked -= 1
         history, question = everything[:asked], everything[asked:]
         opened = await self._upstream.open_thread(_said(history))
@@ -76,10 +76,10 @@ class Conversation:
         return Prepared(thread, _said(question))
 
     async def _turns(self, *, after: int) -> list[Message]:
-        """Return the messages after a turn up to the last question."""
+        """Return the messages after a turn up to the last that is no answer of a run."""
         known, self._unsaid = self._unsaid, None
         messages = list(await patiently(lambda: self._read(after)) if known is None else known)
-        while messages and messages[-1].role is Role.ASSISTANT:
+        while messages and messages[-1].run_id is not None:
             messages.pop()
         return messages
 

@@ -113,9 +113,9 @@ class RunService:
                 return Posted(again)
             if wants_stream:
                 self._relay.check_room(user)
-            session = await _open_session(uow, user, session_id)
+            session = await open_session(uow, user, session_id)
             if wants_run:
-                admission = await self._admit(uow, session, on_active_run)
+                admission = await self.admit(uow, session, on_active_run)
                 run = _new_run(session, admission, input_message_id=message.id, metadata={})
                 asked = MessageChanged(message, run_id=run.id, is_new=True)
                 queued = RunChanged(run, turn_of=asked)
@@ -146,20 +146,26 @@ class RunService:
         async with self._database.transaction() as uow:
             if again := await first_answer(uow, user, request):
                 return again
-            session = await _open_session(uow, user, session_id)
+            session = await open_session(uow, user, session_id)
             last = await uow.messages.last_turn(session_id)
             if last is None:
                 raise NothingToAnswerError
-            admission = await self._admit(uow, session, on_active_run)
+            admission = await self.admit(uow, session, on_active_run)
             run = _new_run(session, admission, input_message_id=last.id, metadata=metadata)
             queued = RunChanged(run)
             stopped = await _interrupted(uow, user, session, on_active_run)
             await _enqueue(uow, session, stopped, [queued])
             return await keep_answer(uow, user, request, queued.run.body(), session_id=session_id)
 
-    async def _admit(
+    async def admit(
         self, uow: UnitOfWork, session: TutoringSession, policy: OnActiveRun
     ) -> Admission:
+        """Tell whether, and how, a session whose row is locked gets another run.
+
+        Raises:
+            SessionBusyError: An unfinished run is in the way, and the policy is not to wait.
+            TooManyRunsError: Too many runs wait already.
+        """
         found = await uow.runs.admission(session)
         if policy is OnActiveRun.REJECT:
             busy = session.active_run_id or found.oldest_waiting
@@ -297,7 +303,13 @@ def _is_news(run: Run, known: RunStatus) -> bool:
     return run.status is not known or needs_somebody
 
 
-async def _open_session(uow: UnitOfWork, user: User, session_id: str) -> TutoringSession:
+async def open_session(uow: UnitOfWork, user: User, session_id: str) -> TutoringSession:
+    """Lock the user's session, to say more in it.
+
+    Raises:
+        NotFoundError: There is none, or it is somebody else's.
+        SessionEndedError: It takes no new messages.
+    """
     session = await owned(uow, user, session_id, for_update=True)
     if session.status is SessionStatus.ENDED:
         raise SessionEndedError

@@ -47,7 +47,7 @@ class SessionService:
             if assistant_id is None:
                 assistant = await uow.assistants.default()
             else:
-                found = await uow.assistants.get(user.principal.tenant, assistant_id)
+                found = await uow.assistants.get(user, assistant_id)
                 if found is None:
                     raise NotFoundError("There is no such assistant.")
                 assistant = found

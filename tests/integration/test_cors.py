@@ -58,6 +58,15 @@ async def test_a_listed_origin_may_send_what_clients_send(
     assert "access-control-allow-credentials" not in response.headers
 
 
+async def test_the_vendors_sdk_may_send_its_own_from_a_browser(http: httpx2.AsyncClient) -> None:
+    kinds = ("lang", "os", "package-version", "poll-helper", "retry-count", "timeout")
+    asked = ",".join(["openai-beta", *(f"x-stainless-{kind}" for kind in kinds)])
+    response = await preflight(http, LISTED[0], "POST", asked)
+    assert response.status_code == 200
+    answer = await http.get("/openai/v1/models", headers={"Origin": LISTED[0]})
+    assert "OpenAI-Poll-After-Ms" in answer.headers["access-control-expose-headers"]
+
+
 @pytest.mark.parametrize("origin", STRANGERS)
 async def test_no_other_origin_may(http: httpx2.AsyncClient, origin: str) -> None:
     response = await preflight(http, origin, "POST", "authorization")

@@ -210,6 +210,19 @@ def test_origins_are_a_list_and_log_levels_have_no_case(monkeypatch: pytest.Monk
     assert settings.log_level == "warning"
 
 
+@pytest.mark.parametrize(("value", "means"), [("on", True), ("off", False), ("OFF", False)])
+def test_users_have_assistants_of_their_own_unless_that_is_off(
+    monkeypatch: pytest.MonkeyPatch, value: str, *, means: bool
+) -> None:
+    assert load().compat_assistants
+    monkeypatch.setenv("COMPAT_ASSISTANTS", value)
+    assert load().compat_assistants is means
+
+
+def test_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "COMPAT_ASSISTANTS" in refusal(monkeypatch, COMPAT_ASSISTANTS="perhaps")
+
+
 def test_secrets_are_in_no_representation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", f"postgres://u:{CANARY}@db/x")
     monkeypatch.setenv("DATABASE_DIRECT_URL", f"postgres://u:{CANARY}@db/x")

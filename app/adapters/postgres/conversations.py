@@ -1,10 +1,11 @@
 """Sessions, their transcript and their runs, as clients and the tutor read them.
 
-Rows of messages and runs are written by `log.py` alone.
+Rows of messages and runs are written by `log.py` alone, but for their metadata, which is the
+client's own note and changes nothing that the log tells.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +79,19 @@ WHERE m.session_id = $1 AND m.turn > $2 AND m.turn <= $3 AND m.status <> 'in_pro
     AND s.active_run_id = $4 AND s.fence = $5
 ORDER BY m.turn, m.seq
 """
+
+_ERASE = """
+WITH gone AS (
+    DELETE FROM events
+    WHERE session_id = $1 AND seq >= $3 AND type LIKE 'message.%'
+        AND coalesce(data::jsonb ->> 'message_id', data::jsonb #>> '{message,id}') = $2
+    RETURNING seq
+)
+UPDATE sessions SET pruned_seq = greatest(pruned_seq, (SELECT max(seq) FROM gone))
+WHERE id = $1
+"""
+
+_ERASE_ANSWERS = "DELETE FROM answers WHERE session_id = $1 AND position($2 IN body) > 0"
 
 
 class PostgresSessions:
@@ -244,6 +258,21 @@ class PostgresMessages:
         row = (await self._connection.execute(query)).mappings().first()
         return None if row is None else message_of(row)
 
+    async def annotate(self, session_id: str, message_id: str, metadata: JsonObject) -> None:
+        """Replace one's metadata."""
+        await self._connection.execute(
+            update(MessageRow)
+            .where(MessageRow.session_id == session_id, MessageRow.id == message_id)
+            .values(meta=metadata)
+        )
+
+    async def remove(self, message: Message) -> None:
+        """Delete one, with its events and the answers that tell of it: cursors before it reset."""
+        named = (message.session_id, message.id)
+        await self._connection.execute(delete(MessageRow).where(MessageRow.id == message.id))
+        await self._driver.execute(_ERASE, *named, message.seq)
+        await self._driver.execute(_ERASE_ANSWERS, *named)
+
 
 class PostgresRuns:
     """Runs, as clients read them."""
@@ -262,6 +291,20 @@ class PostgresRuns:
         query = select(RunRow).where(RunRow.session_id == session_id)
         listing = Listing(query, (RunRow.seq,), RunRow.id, run_of)
         return await page_of(self._connection, listing, page)
+
+    async def of(self, session_id: str, run_ids: Collection[str]) -> Mapping[str, Run]:
+        """Return some of a session's by id."""
+        query = select(RunRow).where(RunRow.session_id == session_id, RunRow.id.in_(run_ids))
+        rows = (await self._connection.execute(query)).mappings()
+        return {row["id"]: run_of(row) for row in rows}
+
+    async def annotate(self, session_id: str, run_id: str, metadata: JsonObject) -> None:
+        """Replace one's metadata."""
+        await self._connection.execute(
+            update(RunRow)
+            .where(RunRow.session_id == session_id, RunRow.id == run_id)
+            .values(meta=metadata)
+        )
 
     async def admission(self, session: TutoringSession) -> Admission:
         """Return what decides whether, and how, the session gets another run."""

@@ -1,8 +1,11 @@
 """Users, the tutors that they may talk to, and tickets for their browsers."""
 
+import hashlib
+import json
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy import delete, exists, func, insert, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,8 +27,8 @@ from app.adapters.postgres.tables import (
     UserRow,
 )
 from app.domain import ids
-from app.domain.models import Assistant, AssistantConfig, JsonObject, Principal
-from app.ports import Page, PageQuery, TicketGrant
+from app.domain.models import Assistant, AssistantConfig, JsonObject, Principal, User
+from app.ports import AssistantLock, AssistantVersion, Page, PageQuery, TicketGrant, VersionKey
 
 TICKET_FIRST_USE = timedelta(seconds=60)
 """Time for a browser to connect after it was given a ticket."""
@@ -66,43 +69,50 @@ WHERE r.user_id = $1 AND r.status = 'queued' AND s.deleted_at IS NULL
 """
 
 
-def _assistants(tenant: str | None) -> AnySelect:
-    """Assistants that a tenant may use, at their present version."""
-    return (
-        select(AssistantRow, AssistantVersionRow.config)
-        .join(
-            AssistantVersionRow,
-            (AssistantVersionRow.assistant_id == AssistantRow.id)
-            & (AssistantVersionRow.version == AssistantRow.version),
-        )
-        .where(
-            AssistantRow.archived_at.is_(None),
-            or_(AssistantRow.tenant.is_not_distinct_from(tenant), AssistantRow.is_default),
-        )
+def _assistants(user: User) -> AnySelect:
+    """Assistants that a user may use, at their present version."""
+    is_own = AssistantRow.owner_id == user.id
+    is_shared = AssistantRow.owner_id.is_(None) & AssistantRow.tenant.is_not_distinct_from(
+        user.principal.tenant
+    )
+    return _current().where(
+        AssistantRow.archived_at.is_(None), or_(is_own, is_shared, AssistantRow.is_default)
+    )
+
+
+def _current() -> AnySelect:
+    """Assistants at their present version."""
+    return select(AssistantRow, AssistantVersionRow.config).join(
+        AssistantVersionRow,
+        (AssistantVersionRow.assistant_id == AssistantRow.id)
+        & (AssistantVersionRow.version == AssistantRow.version),
     )
 
 
 class PostgresAssistants:
-    """The tutors of a tenant, and the default one of all."""
+    """The tutors of a tenant and of single users, and the default one of all."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def get(
-        self, tenant: str | None, assistant_id: str, *, for_update: bool = False
+        self, user: User, assistant_id: str, *, lock: AssistantLock | None = None
     ) -> Assistant | None:
-        """Return one that the tenant may use."""
-        query = _assistants(tenant).where(AssistantRow.id == assistant_id)
-        if for_update:
+        """Return one that the user may use."""
+        query = _assistants(user).where(AssistantRow.id == assistant_id)
+        if lock is not None:
             # Locked first: one statement would join the new row to the old version, or to none.
             row_alone = select(AssistantRow.id).where(AssistantRow.id == assistant_id)
-            await self._connection.execute(row_alone.with_for_update())
+            is_shared = lock == "use"
+            await self._connection.execute(
+                row_alone.with_for_update(read=is_shared, key_share=is_shared)
+            )
         row = (await self._connection.execute(query)).mappings().first()
         return None if row is None else assistant_of(row)
 
     async def default(self) -> Assistant:
         """Return the one that sessions get which name none."""
-        query = _assistants(None).where(AssistantRow.is_default)
+        query = _current().where(AssistantRow.is_default)
         return assistant_of((await self._connection.execute(query)).mappings().one())
 
     async def config(self, assistant_id: str, version: int) -> AssistantConfig:
@@ -113,10 +123,45 @@ class PostgresAssistants:
         )
         return config_of((await self._connection.execute(query)).scalar_one())
 
-    async def list(self, tenant: str | None, page: PageQuery) -> Page[Assistant]:
-        """Return those that the tenant may use."""
+    async def versions(
+        self, keys: Collection[VersionKey]
+    ) -> Mapping[VersionKey, AssistantVersion]:
+        """Return what versions were; each must exist."""
+        query = (
+            select(
+                AssistantVersionRow.assistant_id,
+                AssistantVersionRow.version,
+                AssistantVersionRow.config,
+                AssistantRow.owner_id,
+            )
+            .join(AssistantRow, AssistantRow.id == AssistantVersionRow.assistant_id)
+            .where(tuple_(AssistantVersionRow.assistant_id, AssistantVersionRow.version).in_(keys))
+        )
+        return {
+            (assistant_id, version): AssistantVersion(config_of(config), owner_id)
+            for assistant_id, version, config, owner_id in await self._connection.execute(query)
+        }
+
+    async def vary(self, assistant: Assistant, config: AssistantConfig) -> int:
+        """Keep a configuration for single runs, unlisted; return its version.
+
+        Listed versions count up from 1. The number of an unlisted one is negative, and taken
+        from what it holds: runs that ask for the same share it, and nobody waits for a counter.
+        """
+        values = config_values(config)
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+        version = -1 - (int.from_bytes(digest[:8]) >> 1)
+        await self._connection.execute(
+            postgresql.insert(AssistantVersionRow)
+            .values(assistant_id=assistant.id, version=version, config=values)
+            .on_conflict_do_nothing()
+        )
+        return version
+
+    async def list(self, user: User, page: PageQuery) -> Page[Assistant]:
+        """Return those that the user may use."""
         listing = Listing(
-            _assistants(tenant),
+            _assistants(user),
             (AssistantRow.created_at, AssistantRow.id),
             AssistantRow.id,
             assistant_of,
@@ -124,14 +169,20 @@ class PostgresAssistants:
         return await page_of(self._connection, listing, page)
 
     async def add(
-        self, tenant: str | None, config: AssistantConfig, metadata: JsonObject
+        self, user: User, config: AssistantConfig, metadata: JsonObject, *, is_own: bool
     ) -> Assistant:
-        """Make a new one."""
+        """Make a new one: the user's own, or the tenant's."""
         assistant_id = ids.new_id(ids.ASSISTANT)
         await self._connection.execute(
-            insert(AssistantRow).values(id=assistant_id, tenant=tenant, version=1, meta=metadata)
+            insert(AssistantRow).values(
+                id=assistant_id,
+                tenant=user.principal.tenant,
+                owner_id=user.id if is_own else None,
+                version=1,
+                meta=metadata,
+            )
         )
-        return await self._write_version(tenant, assistant_id, 1, config)
+        return await self._write_version(assistant_id, 1, config)
 
     async def update(
         self, assistant: Assistant, config: AssistantConfig, metadata: JsonObject
@@ -143,17 +194,17 @@ class PostgresAssistants:
             .where(AssistantRow.id == assistant.id)
             .values(version=version, meta=metadata, updated_at=func.now())
         )
-        return await self._write_version(assistant.tenant, assistant.id, version, config)
+        return await self._write_version(assistant.id, version, config)
 
     async def _write_version(
-        self, tenant: str | None, assistant_id: str, version: int, config: AssistantConfig
+        self, assistant_id: str, version: int, config: AssistantConfig
     ) -> Assistant:
         await self._connection.execute(
             insert(AssistantVersionRow).values(
                 assistant_id=assistant_id, version=version, config=config_values(config)
             )
         )
-        query = _assistants(tenant).where(AssistantRow.id == assistant_id)
+        query = _current().where(AssistantRow.id == assistant_id)
         return assistant_of((await self._connection.execute(query)).mappings().one())
 
     async def remove(self, assistant: Assistant) -> None:

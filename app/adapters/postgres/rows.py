@@ -170,6 +170,7 @@ def assistant_of(row: AnyRow) -> Assistant:
     return Assistant(
         id=row["id"],
         tenant=row["tenant"],
+        owner_id=row["owner_id"],
         is_default=row["is_default"],
         config=config_of(_json(row["config"])),
         metadata=_json(row["meta"]),
@@ -186,7 +187,11 @@ def config_of(config: JsonObject) -> AssistantConfig:
 
 def config_values(config: AssistantConfig) -> JsonObject:
     """A configuration's JSON."""
-    return dataclasses.asdict(config)
+    values = dataclasses.asdict(config)
+    if config.max_output_tokens is None:
+        # Workers of an earlier release can't read a field that they don't know.
+        del values["max_output_tokens"]
+    return values
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -81,10 +81,19 @@ class AssistantRow(Base):
             "ix_assistants_one_default", "is_default", unique=True, postgresql_where="is_default"
         ),
         Index("ix_assistants_tenant", "tenant", "created_at", "id"),
+        Index(
+            "ix_assistants_owner",
+            "owner_id",
+            "created_at",
+            "id",
+            postgresql_where="owner_id IS NOT NULL",
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant: Mapped[str | None]
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    """Whose own it is; without one it is the tenant's."""
     is_default: Mapped[bool] = mapped_column(server_default=text("false"))
     version: Mapped[int]
     meta: Mapped[dict[str, Any]]

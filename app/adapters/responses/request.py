@@ -37,6 +37,8 @@ def create(generation: Generation, *, background: bool) -> dict[str, Any]:
     for name in ("temperature", "top_p"):
         if getattr(config, name) != 1.0:
             request[name] = getattr(config, name)
+    if config.max_output_tokens is not None:
+        request["max_output_tokens"] = config.max_output_tokens
     if config.response_format != "auto":
         request["text"] = {"format": _format(config.response_format)}
     return request

@@ -1,0 +1,61 @@
+"""Assistants: the caller's own, and those of the tenant that the caller may choose."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from app.api import present
+from app.api.compat import bodies, objects
+from app.api.compat.deps import AssistantId, Caller
+from app.api.compat.errors import WireRoute
+from app.api.deps import PageOf, Services
+from app.domain.models import AssistantConfig
+
+router = APIRouter(route_class=WireRoute)
+
+
+@router.post("/assistants")
+async def create_assistant(
+    user: Caller, services: Services, wanted: bodies.AssistantCreate
+) -> Response:
+    """Make an assistant that is the caller's own."""
+    unnamed: dict[str, Any] = {"name": None, "description": None, "instructions": None}
+    config = AssistantConfig(**(unnamed | wanted.changes()))
+    made = await services.assistants.create_own(user, config, dict(wanted.metadata or {}))
+    return present.body(objects.assistant(user, made))
+
+
+@router.get("/assistants")
+async def list_assistants(user: Caller, services: Services, page: PageOf) -> Response:
+    """List the caller's own, and those of the tenant."""
+    found = await services.assistants.list(user, page)
+    items = [objects.assistant(user, item) for item in found.items]
+    return objects.page(items, has_more=found.has_more)
+
+
+@router.get("/assistants/{assistant_id}")
+async def retrieve_assistant(
+    user: Caller, services: Services, assistant_id: AssistantId
+) -> Response:
+    """Return one."""
+    return present.body(objects.assistant(user, await services.assistants.get(user, assistant_id)))
+
+
+@router.post("/assistants/{assistant_id}")
+async def update_assistant(
+    user: Caller, services: Services, assistant_id: AssistantId, wanted: bodies.AssistantUpdate
+) -> Response:
+    """Write its next version; runs keep the one that they began with."""
+    metadata = dict(wanted.metadata or {}) if "metadata" in wanted.model_fields_set else None
+    updated = await services.assistants.update(user, assistant_id, wanted.changes(), metadata)
+    return present.body(objects.assistant(user, updated))
+
+
+@router.delete("/assistants/{assistant_id}")
+async def delete_assistant(
+    user: Caller, services: Services, assistant_id: AssistantId
+) -> Response:
+    """Delete it; runs that wait still have it."""
+    await services.assistants.delete(user, assistant_id)
+    return objects.deleted("assistant", assistant_id)

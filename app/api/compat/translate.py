@@ -1,0 +1,171 @@
+"""A run's event stream, translated into the wire's while it is sent.
+
+One event of ours is none, one or several of the wire's. Their ids are `seq.index`: a reader that
+comes back has the log translated again from the run's start, and is sent what follows its id.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from app.api.compat import objects
+from app.domain.events import dump
+from app.domain.models import AssistantConfig
+
+DONE: Final = b"event: done\ndata: [DONE]\n\n"
+CUT_OFF: Final = {
+    "message": "The stream was cut off; the run goes on: poll it, or go on with its events.",
+    "type": "server_error",
+    "param": None,
+    "code": "stream_cut_off",
+}
+_ENDS: Final = frozenset({"completed", "failed", "cancelled", "incomplete", "expired"})
+
+
+def block(name: str, data: Mapping[str, Any], event_id: str | None = None) -> bytes:
+    """Write one event."""
+    head = "" if event_id is None else f"id: {event_id}\n"
+    return f"{head}event: {name}\ndata: {dump(data)}\n\n".encode()
+
+
+class Translator:
+    """One reader's translation of one run."""
+
+    def __init__(
+        self, config: AssistantConfig, *, after: tuple[int, int] = (0, 0), prologue: bytes = b""
+    ) -> None:
+        self._config = config
+        self._after = after
+        self._prologue = prologue
+        """What the reader is sent before the run's first event."""
+        self._message: dict[str, Any] | None = None
+        """The answer's body, once there is one; its content is what was shown so far."""
+        self._run: dict[str, Any] = {}
+        self._texts: dict[int, list[str]] = {}
+        self._place = (0, 0)
+        self._out: list[bytes] = []
+        self.is_over = False
+        """Nothing follows: the wire's stream ends where ours may go on."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Translate whole blocks."""
+        self._out = [self._prologue]
+        self._prologue = b""
+        for found in piece.split(b"\n\n"):
+            if not self.is_over:
+                self._take(found)
+        return b"".join(self._out)
+
+    def cut_off(self) -> bytes:
+        """Say that the run goes on without its reader.
+
+        The SDKs raise an error for it: they would take a stream that merely ends for all there is.
+        """
+        if self.is_over:
+            return b""
+        return block("error", {"error": CUT_OFF})
+
+    def _take(self, found: bytes) -> None:
+        if found.startswith((b":", b"retry:")):
+            # No empty line after these: the SDK would take it for an event, and fail to read it.
+            self._out.append(found + b"\n")
+            return
+        fields = dict(line.split(b": ", 1) for line in found.split(b"\n") if line)
+        name = fields.get(b"event", b"").decode()
+        if name == "done":
+            self._end()
+        elif name:
+            self._place = (int(fields[b"id"]), 0)
+            self._event(name, json.loads(fields[b"data"]))
+
+    def _event(self, name: str, data: dict[str, Any]) -> None:
+        match name:
+            case "message.delta":
+                self._delta(data["part"], data["text"])
+            case "message.created":
+                self._created(data["message"])
+            case "message.reset":
+                self._reset(data["from_part"])
+            case "message.completed":
+                self._message = data["message"]
+                self._send("thread.message.completed", objects.message(self._answer, self._run))
+            case "message.incomplete":
+                # Why, the run's end says.
+                self._message = data["message"]
+            case _ if name.startswith("run.") and "run" in data:
+                self._run = data["run"]
+                self._run_changed(self._run["status"])
+            case _:
+                pass
+
+    def _created(self, message: dict[str, Any]) -> None:
+        if message["role"] != "assistant":
+            return
+        self._message = message
+        step = objects.step(self._run, message["id"], message["created_at"])
+        self._send("thread.run.step.created", step)
+        self._send("thread.run.step.in_progress", step)
+        self._open()
+
+    def _open(self) -> None:
+        shown = objects.message(self._answer, self._run)
+        self._send("thread.message.created", shown)
+        self._send("thread.message.in_progress", shown)
+
+    def _delta(self, part: int, text: str) -> None:
+        value: dict[str, Any] = {"value": text}
+        if part not in self._texts:
+            value["annotations"] = []
+        self._texts.setdefault(part, []).append(text)
+        content = [{"index": part, "type": "text", "text": value}]
+        self._send(
+            "thread.message.delta",
+            {
+                "id": self._answer["id"],
+                "object": "thread.message.delta",
+                "delta": {"content": content},
+            },
+        )
+
+    def _reset(self, from_part: int) -> None:
+        """Open the message again: the wire has no word for what is withdrawn.
+
+        Readers take a message that is created for one that holds what it says, so that the
+        deltas of the repeated attempt are added to nothing else.
+        """
+        self._texts = {part: texts for part, texts in self._texts.items() if part < from_part}
+        kept: list[dict[str, Any]] = [
+            {"type": "text", "text": "".join(texts), "annotations": []}
+            for _, texts in sorted(self._texts.items())
+        ]
+        self._message = {**self._answer, "content": kept}
+        self._open()
+
+    def _run_changed(self, status: str) -> None:
+        shown = objects.run(self._run, self._config)
+        if status == "queued":
+            self._send("thread.run.created", shown)
+        if status in _ENDS and self._message is not None:
+            if self._message["status"] == "incomplete":
+                self._send("thread.message.incomplete", objects.message(self._message, self._run))
+            step = objects.step(self._run, self._message["id"], self._message["created_at"])
+            self._send(f"thread.run.step.{step['status']}", step)
+        self._send(f"thread.run.{status}", shown)
+        if status == "requires_action":
+            self._end()
+
+    @property
+    def _answer(self) -> dict[str, Any]:
+        if self._message is None:
+            raise LookupError("an answer's event came before its message")
+        return self._message
+
+    def _end(self) -> None:
+        self._out.append(DONE)
+        self.is_over = True
+
+    def _send(self, name: str, data: Mapping[str, Any]) -> None:
+        seq, index = self._place
+        self._place = (seq, index + 1)
+        if (seq, index) > self._after:
+            self._out.append(block(name, data, f"{seq}.{index}"))

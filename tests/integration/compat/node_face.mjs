@@ -1,0 +1,43 @@
+// What a frontend written for the Assistants API does, with the vendor's SDK for JavaScript.
+// Its product is one JSON object on standard output; any surprise is an exception.
+import assert from "node:assert/strict";
+import OpenAI from "openai";
+
+const openai = new OpenAI({ maxRetries: 0 });
+const { assistants, threads } = openai.beta;
+
+const tutor = await assistants.create({ model: "gpt-4o-mini", instructions: "Be kind." });
+const thread = await threads.create({ messages: [{ role: "user", content: process.argv[2] }] });
+const run = await threads.runs.createAndPoll(thread.id, { assistant_id: tutor.id });
+assert.equal(run.status, "completed");
+const polled = (await threads.messages.list(thread.id, { run_id: run.id })).data[0];
+
+await threads.messages.create(thread.id, { role: "user", content: "Explain in more detail." });
+const events = [];
+let deltas = "";
+const stream = threads.runs
+  .stream(thread.id, { assistant_id: tutor.id })
+  .on("event", ({ event }) => events.at(-1) === event || events.push(event))
+  .on("textDelta", (delta) => (deltas += delta.value ?? ""));
+const final = await stream.finalRun();
+const [streamed] = await stream.finalMessages();
+assert.equal(final.status, "completed");
+assert.equal(streamed.content[0].text.value, deltas);
+
+const paged = [];
+for await (const message of threads.messages.list(thread.id, { limit: 1, order: "asc" })) {
+  paged.push(message.role);
+}
+
+const errors = [];
+for (const call of [
+  () => threads.runs.cancel(final.id, { thread_id: thread.id }),
+  () => threads.retrieve("sess_nobodys"),
+  () => assistants.create({}),
+  () => new OpenAI({ apiKey: "sk-none", maxRetries: 0 }).beta.threads.create(),
+]) {
+  await assert.rejects(call, (error) => errors.push([error.constructor.name, error.status]) > 0);
+}
+
+const answers = [polled.content[0].text.value, deltas];
+console.log(JSON.stringify({ answers, events, paged, errors }));
