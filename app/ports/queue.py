@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Protocol
 
 from app.domain.models import (
-    Message,
     Run,
     RunStatus,
 )
@@ -40,8 +39,6 @@ class Claim:
     """Time left until `expires_at`, by the database's clock."""
     safety_id: str
     """Who asks, in a form that can be shown to the upstream."""
-    unsaid: Sequence[Message] | None = None
-    """The turns that the thread lacks, if they were looked up with the claim."""
 
 
 class Queue(Protocol):

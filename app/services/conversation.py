@@ -30,8 +30,6 @@ class Conversation:
         self._upstream = upstream
         self._claim = claim
         self.thread: Thread | None = claim.thread if claim.thread.thread_id else None
-        self._unsaid = claim.unsaid
-        self._claimed = time.monotonic()
 
     def forget_thread(self) -> None:
         """Give the upstream's thread up: it is lost, or its content is in doubt."""
@@ -44,7 +42,7 @@ class Conversation:
             FencedError: The run was taken over meanwhile.
             UpstreamError: No thread could be opened.
         """
-        began = time.monotonic() if self._unsaid is None else self._claimed
+        began = time.monotonic()
         prepared = await self._prepare()
         if time.monotonic() - began > FRESH_S:
             # This process may have been frozen: whose run it is must be asked again, or a
@@ -77,8 +75,7 @@ class Conversation:
 
     async def _turns(self, *, after: int) -> list[Message]:
         """Return the messages after a turn up to the last that is no answer of a run."""
-        known, self._unsaid = self._unsaid, None
-        messages = list(await patiently(lambda: self._read(after)) if known is None else known)
+        messages = list(await patiently(lambda: self._read(after)))
         while messages and messages[-1].run_id is not None:
             messages.pop()
         return messages

@@ -10,22 +10,14 @@ from typing import Any
 
 from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.driver import Driver
-from app.adapters.postgres.rows import AnyRow, messages_of, run_of
+from app.adapters.postgres.rows import AnyRow, run_of
 from app.domain.models import Run, RunStatus
 from app.ports import Claim, Thread
 
-# With the messages that the upstream has yet to be told, which saves a look before its first word.
-# Not for a session that lost its thread: this statement's snapshot may be older than the answer
-# that let the run go, and the whole conversation is needed then.
 _QUEUED = """
 WITH picked AS (
 SELECT r.*, s.fence, s.last_seq, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn,
-    s.upstream_tail, clock_timestamp() AS at,
-    CASE WHEN s.upstream_thread_id IS NOT NULL OR r.turn = 1 THEN (
-        SELECT jsonb_agg(to_jsonb(m) ORDER BY m.turn, m.seq) FROM messages m
-        WHERE m.session_id = r.session_id AND m.status <> 'in_progress'
-            AND m.turn > s.upstream_turn AND m.turn <= r.turn
-    ) END AS unsaid
+    s.upstream_tail, clock_timestamp() AS at
 FROM runs r JOIN sessions s ON s.id = r.session_id
 WHERE r.status = 'queued' AND s.active_run_id IS NULL AND s.deleted_at IS NULL
     AND NOT EXISTS (
@@ -125,7 +117,7 @@ class PostgresQueue:
     ) -> Sequence[Claim]:
         """Lock and lease the oldest runs that wait in sessions without an active run."""
         rows = await self._rows(_QUEUED, limit, worker_id, lease)
-        return [self._claim(row, lifetime, row["unsaid"]) for row in rows]
+        return [self._claim(row, lifetime) for row in rows]
 
     async def lease_abandoned(
         self, worker_id: str, *, lease: timedelta, limit: int, reap: bool, held: Sequence[str]
@@ -182,7 +174,7 @@ class PostgresQueue:
     async def _rows(self, statement: str, *parameters: Any) -> Sequence[AnyRow]:
         return await self._driver.fetch(statement, *parameters)
 
-    def _claim(self, row: AnyRow, remaining: timedelta, unsaid: Any = None) -> Claim:
+    def _claim(self, row: AnyRow, remaining: timedelta) -> Claim:
         self._clock.observe(row["at"])
         return Claim(
             run=run_of(row),
@@ -193,6 +185,5 @@ class PostgresQueue:
             is_takeover=row["status"] != RunStatus.QUEUED,
             handovers=row["handovers"],
             remaining=remaining,
-            unsaid=None if unsaid is None else messages_of(unsaid),
             safety_id=hashlib.sha256(row["owner"].encode()).hexdigest(),
         )

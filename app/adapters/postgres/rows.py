@@ -85,15 +85,6 @@ def message_of(row: AnyRow) -> Message:
     )
 
 
-def messages_of(rows: Any) -> list[Message]:
-    """Messages from their rows as one JSONB array."""
-    found = _json(rows)
-    for row in found:
-        for column in ("created_at", "completed_at"):
-            row[column] = row[column] and datetime.fromisoformat(row[column])
-    return [message_of(row) for row in found]
-
-
 def message_values(message: Message) -> dict[str, Any]:
     """A message's row."""
     return {
