@@ -9,12 +9,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from app.adapters.postgres.embedded import temporary_postgres
 from app.adapters.postgres.migrate import migrate
 from tests.stack import Stack, running
 
 MODEL = "test-model"
+
+# A busy machine is slow, which says nothing of what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

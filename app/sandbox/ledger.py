@@ -79,7 +79,7 @@ def _refusal(body: bytes) -> str | None:
     try:
         found: Any = json.loads(body)
         error: dict[str, Any] = found["error"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    code = error.get("code") or error.get("message")
+        code = error.get("code") or error.get("message")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # A fault rule may answer anything.
     return None if code is None else str(code)
