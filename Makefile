@@ -17,8 +17,8 @@ install: .venv/.installed ## Create .venv from the lock file
 run: install ## Serve everything on this machine: Postgres, sandbox, API and worker
 	$(BIN)/python -m app serve
 
-test: install ## The whole test suite, on an embedded Postgres
-	$(BIN)/python -m pytest
+test: install ## The whole test suite, on embedded Postgres, three files at a time
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 chaos: install ## Kill, freeze and spoil everything at random, 300 times, and check what clients saw
 	$(BIN)/python -m tests.chaos $(if $(seed),--seed $(seed)) $(if $(kills),--kills $(kills))
