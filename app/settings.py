@@ -101,7 +101,7 @@ class Settings(BaseSettings):
         default=20, gt=0, le=600, description="Time for a client to send a body."
     )
     max_bodies: int = Field(
-        default=100, ge=1, le=10_000, description="Requests with a body at once, in each process."
+        default=250, ge=1, le=10_000, description="Requests with a body at once, in each process."
     )
     max_queued_runs_per_session: int = Field(default=10, ge=1, le=1000, description="Queued runs.")
     max_queued_runs_per_user: int = Field(default=20, ge=1, le=10_000, description="Queued runs.")

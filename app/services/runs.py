@@ -335,7 +335,7 @@ def _new_run(
 
 async def _append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> None:
     """Append to the log of a session whose row is locked."""
-    await uow.log.append([Append(session.id, list(drafts), last_seq=session.last_seq)])
+    await uow.log.append([Append(session.id, list(drafts))])
 
 
 async def _enqueue(

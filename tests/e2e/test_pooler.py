@@ -28,7 +28,10 @@ from tests.stack import Block, Stack, until
 
 pytestmark = needs_pgbouncer
 RUNS = 12
-LISTENING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tutor-relay-listen'"
+LISTENING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'tutor-relay-listen'
+"""
 OF_THE_POOLER = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name = 'tutor-relay'

@@ -370,7 +370,7 @@ async def test_a_plan_made_on_small_tables_does_not_read_all_of_large_ones(desk:
         rows = await driver.fetch("EXPLAIN EXECUTE tick ('{}', '{}', '{}', '{}', '{}', now())")
         await driver.execute("DEALLOCATE tick; RESET plan_cache_mode")
     plan = "\n".join(row[0] for row in rows)
-    assert "Index Scan using pk_sessions" in plan
+    assert "Index Scan" in plan
     assert "Seq Scan" not in plan
 
 

@@ -20,8 +20,13 @@ class DatabaseClock:
         self._heard = float("-inf")
 
     def observe(self, instant: datetime) -> datetime:
-        """Take note of what the database has just told; return it."""
-        self._instant, self._heard = instant, time.monotonic()
+        """Take note of what the database told; return it.
+
+        An answer that was long on its way does not turn the clock back.
+        """
+        present = self.now()
+        if present is None or instant > present:
+            self._instant, self._heard = instant, time.monotonic()
         return instant
 
     def now(self) -> datetime | None:

@@ -13,7 +13,6 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.driver import Driver
 from app.adapters.postgres.rows import AnySelect, Listing, message_of, page_of, run_of, session_of
 from app.adapters.postgres.tables import AnswerRow, EventRow, MessageRow, RunRow, SessionRow
@@ -41,7 +40,7 @@ FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL
 # With its user: posts of one user in many sessions wait here, so that each counts those before it.
 _LOCK_OWN_SESSION = """
 SELECT s.id, s.user_id, s.assistant_id, s.title, s.status, s.meta, s.active_run_id, s.last_seq,
-    s.created_at, s.updated_at, clock_timestamp() AS at
+    s.created_at, s.updated_at
 FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.id = $1 AND s.user_id = $2 AND s.deleted_at IS NULL
 FOR UPDATE OF s FOR NO KEY UPDATE OF u
@@ -97,10 +96,9 @@ _ERASE_ANSWERS = "DELETE FROM answers WHERE session_id = $1 AND position($2 IN b
 class PostgresSessions:
     """Tutoring sessions; every look-up is by owner."""
 
-    def __init__(self, connection: AsyncConnection, driver: Driver, clock: DatabaseClock) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
         self._connection = connection
         self._driver = driver
-        self._clock = clock
 
     async def add(
         self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
@@ -134,11 +132,7 @@ class PostgresSessions:
         """Return the user's session; with `for_update`, its row is locked."""
         statement = _LOCK_OWN_SESSION if for_update else _OWN_SESSION
         row = await self._driver.fetchrow(statement, session_id, user_id)
-        if row is None:
-            return None
-        if for_update:
-            self._clock.observe(row["at"])
-        return session_of(row)
+        return None if row is None else session_of(row)
 
     async def list(self, user_id: str, page: PageQuery) -> Page[TutoringSession]:
         """Return the user's sessions by age."""
