@@ -51,27 +51,31 @@ CurrentUser = Annotated[User, Depends(_current_user)]
 """The user that a valid bearer token speaks for; otherwise 401."""
 
 
-def _path_id(value: str) -> str:
-    # What can't be an id names nothing, and is not looked up.
+def path_id(value: str) -> str:
+    """Return what a path names; what can't be an id names nothing, and is not looked up.
+
+    Raises:
+        NotFoundError: It can't be an id.
+    """
     if not is_id(value):
         raise NotFoundError
     return value
 
 
 async def _session_id(session_id: Annotated[str, Path()]) -> str:
-    return _path_id(session_id)
+    return path_id(session_id)
 
 
 async def _assistant_id(assistant_id: Annotated[str, Path()]) -> str:
-    return _path_id(assistant_id)
+    return path_id(assistant_id)
 
 
 async def _message_id(message_id: Annotated[str, Path()]) -> str:
-    return _path_id(message_id)
+    return path_id(message_id)
 
 
 async def _run_id(run_id: Annotated[str, Path()]) -> str:
-    return _path_id(run_id)
+    return path_id(run_id)
 
 
 SessionId = Annotated[str, Depends(_session_id)]

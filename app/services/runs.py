@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -120,10 +121,10 @@ class RunService:
                 asked = MessageChanged(message, run_id=run.id, is_new=True)
                 queued = RunChanged(run, turn_of=asked)
                 stopped = await _interrupted(uow, user, session, on_active_run)
-                await _enqueue(uow, session, stopped, [asked, queued])
+                await enqueue(uow, session, stopped, [asked, queued])
             else:
                 asked = MessageChanged(message, run_id=None, is_new=True)
-                await _append(uow, session, asked)
+                await append(uow, session, asked)
             body = {"message": asked.message.body(), "run": queued and queued.run.body()}
             await keep_answer(uow, user, request, body, session_id=session_id)
         return Posted(body, queued.run if queued else None)
@@ -154,7 +155,7 @@ class RunService:
             run = _new_run(session, admission, input_message_id=last.id, metadata=metadata)
             queued = RunChanged(run)
             stopped = await _interrupted(uow, user, session, on_active_run)
-            await _enqueue(uow, session, stopped, [queued])
+            await enqueue(uow, session, stopped, [queued])
             return await keep_answer(uow, user, request, queued.run.body(), session_id=session_id)
 
     async def admit(
@@ -274,7 +275,7 @@ class RunService:
             if run.status is RunStatus.CANCELLING:
                 return run
             changed = RunChanged(_stopped(run))
-            await _append(uow, session, *await cut_short(uow, changed.run), changed)
+            await append(uow, session, *await cut_short(uow, changed.run), changed)
             uow.wake_workers()
         return changed.run
 
@@ -333,13 +334,18 @@ def _new_run(
     )
 
 
-async def _append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> None:
-    """Append to the log of a session whose row is locked."""
+async def append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> None:
+    """Append to the log of a session whose row is locked.
+
+    Its end is known, but not the instant: a process's idea of the database's clock may be older
+    than what another has just written here, so that the log asks for it.
+    """
     await uow.log.append([Append(session.id, list(drafts))])
 
 
-async def _enqueue(
-    uow: UnitOfWork, session: TutoringSession, stopped: list[Draft], new: list[Draft]
+async def enqueue(
+    uow: UnitOfWork, session: TutoringSession, stopped: Sequence[Draft], new: Sequence[Draft]
 ) -> None:
-    await _append(uow, session, *stopped, *new)
+    """Append what ends the active run, if that is wanted, and a new one; wake a worker."""
+    await append(uow, session, *stopped, *new)
     uow.wake_workers(new_run=not stopped)

@@ -15,7 +15,7 @@ from app.domain.errors import (
     NothingToAnswerError,
     SessionBusyError,
 )
-from app.domain.events import Draft, MessageChanged, RunChanged
+from app.domain.events import MessageChanged, RunChanged
 from app.domain.models import (
     Assistant,
     AssistantConfig,
@@ -32,7 +32,7 @@ from app.domain.models import (
 from app.ports import Append, Database, Page, PageQuery, ThreadMark, UnitOfWork
 from app.services.assistants import AssistantService
 from app.services.relay import Relay
-from app.services.runs import OnActiveRun, RunService, open_session
+from app.services.runs import OnActiveRun, RunService, append, enqueue, open_session
 from app.services.sessions import owned
 
 MAX_INSTRUCTIONS: Final = 256_000
@@ -88,7 +88,7 @@ class ThreadService:
         async with self._database.transaction() as uow:
             session = await _open(uow, user, metadata)
             if messages:
-                await _append(uow, session, [_draft(session, said) for said in messages])
+                await append(uow, session, *(_draft(session, said) for said in messages))
         return session
 
     async def open_and_start(
@@ -145,8 +145,7 @@ class ThreadService:
             metadata=order.metadata,
         )
         queued = RunChanged(run)
-        await _append(uow, session, [*asked, queued])
-        uow.wake_workers(new_run=True)
+        await enqueue(uow, session, [], [*asked, queued])
         return queued.run
 
     async def _version(
@@ -170,7 +169,7 @@ class ThreadService:
             session = await open_session(uow, user, session_id)
             await _check_idle(uow, session)
             draft = _draft(session, said)
-            await _append(uow, session, [draft])
+            await append(uow, session, draft)
         return draft.message
 
     async def messages(
@@ -256,9 +255,7 @@ class ThreadService:
             await _check_idle(uow, session)
             await uow.messages.remove(found)
             forgotten = ThreadMark(None, 0, None)
-            await uow.log.append(
-                [Append(session_id, [], last_seq=session.last_seq, thread=forgotten)]
-            )
+            await uow.log.append([Append(session_id, [], thread=forgotten)])
 
 
 async def _open(uow: UnitOfWork, user: User, metadata: JsonObject) -> TutoringSession:
@@ -285,10 +282,6 @@ def _draft(session: TutoringSession, said: Said) -> MessageChanged:
         metadata=said.metadata,
     )
     return MessageChanged(message, run_id=None, is_new=True)
-
-
-async def _append(uow: UnitOfWork, session: TutoringSession, drafts: Sequence[Draft]) -> None:
-    await uow.log.append([Append(session.id, list(drafts), last_seq=session.last_seq)])
 
 
 async def _question(

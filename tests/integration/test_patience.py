@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterator
 
-import httpx2
 import pytest
 
 from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
@@ -10,7 +9,7 @@ from app.domain.models import RunStatus
 from app.sandbox.config import SandboxConfig
 from app.services import attempts
 from app.services.execution import Execution, Executor
-from tests.contract.sandbox.conftest import KEY, Sandbox, serving
+from tests.contract.sandbox.conftest import KEY, Sandbox, emptied, serving
 from tests.integration.test_log import Desk, desk_on
 from tests.integration.test_publisher import claimed, writing
 
@@ -26,10 +25,7 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 async def sandbox(port: int) -> AsyncIterator[Sandbox]:
-    headers = {"authorization": f"Bearer {KEY}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
-        fresh = Sandbox(port, http)
-        await fresh.admin("POST", "reset")
+    async with emptied(port) as fresh:
         yield fresh
 
 

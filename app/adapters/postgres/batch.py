@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from app.adapters.postgres.rows import message_values, run_values
-from app.domain.events import Delta, Event, MessageChanged, RunChanged, dump
+from app.domain.events import Delta, Draft, Event, MessageChanged, RunChanged, dump
 from app.domain.models import Role, Run
 from app.ports import Append
 
@@ -90,10 +90,7 @@ class Batch:
             self._note(append.run_id, "response_id", append.response_id)
         for draft in append.drafts:
             place.last_seq += 1
-            data = draft.stamp(place.session_id, place.last_seq, place.at)
-            event = Event(place.session_id, place.last_seq, draft.type, draft.run_id, data)
-            append.stamped.append(event)
-            self._events.append(event)
+            self._events.append(_stamp(append, draft, place.last_seq, place.at))
             if isinstance(draft, MessageChanged):
                 self._take_message(draft)
             elif isinstance(draft, RunChanged):
@@ -164,7 +161,12 @@ def is_plain(appends: Sequence[Append]) -> bool:
 
 def stamp_delta(append: Append, at: datetime) -> str:
     """Stamp the only draft of a plain append; return its data."""
-    draft, seq = append.drafts[0], (append.last_seq or 0) + 1
+    append.stamped.clear()
+    return _stamp(append, append.drafts[0], (append.last_seq or 0) + 1, at).data
+
+
+def _stamp(append: Append, draft: Draft, seq: int, at: datetime) -> Event:
     data = draft.stamp(append.session_id, seq, at)
-    append.stamped[:] = [Event(append.session_id, seq, draft.type, draft.run_id, data)]
-    return data
+    event = Event(append.session_id, seq, draft.type, draft.run_id, data)
+    append.stamped.append(event)
+    return event

@@ -21,6 +21,7 @@ from app.adapters.postgres.answers import PostgresAnswers
 from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
 from app.adapters.postgres.driver import (
+    DRIVER_ERRORS,
     Driver,
     PooledConnection,
     check_cancelled,
@@ -214,12 +215,7 @@ async def _notify(driver: Driver, uow: PostgresUnitOfWork) -> None:
             await driver.execute(NOTIFY, events, told)
         elif uow.work is not None:
             await driver.execute(NOTIFY, work, uow.work)
-    except (
-        OSError,
-        asyncpg.PostgresError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-    ) as error:
+    except DRIVER_ERRORS as error:
         check_cancelled()
         # What is written must not look unwritten, or it is written twice; a lost wake-up costs
         # a poll's time.

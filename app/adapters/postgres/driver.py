@@ -1,7 +1,7 @@
 """The driver's connection, as the repositories see it."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     Driver = asyncpg.Connection[asyncpg.Record]
 else:
     Driver = asyncpg.Connection
+
+
+DRIVER_ERRORS: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""All that a call may end with when the server, or the way to it, fails."""
 
 
 class PooledConnection(Driver):

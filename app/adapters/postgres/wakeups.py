@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import asyncpg
 
-from app.adapters.postgres.driver import check_cancelled
+from app.adapters.postgres.driver import DRIVER_ERRORS, check_cancelled
 from app.adapters.postgres.pooler import is_pooled
 from app.ports import Wake
 
@@ -72,12 +72,7 @@ class PostgresWakeUps:
                 if self._pooled:
                     await _poll(wakes)
                 await self._listen_once(channel, wakes)
-            except (
-                OSError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-            ) as error:
+            except DRIVER_ERRORS as error:
                 check_cancelled()
                 log.warning("listening connection lost: %s", type(error).__name__)
             # What was notified while nobody listened is unknown.

@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from app.api import present
 from app.api.compat import bodies, objects
-from app.api.compat.deps import AssistantId, Caller
+from app.api.compat.deps import Caller
 from app.api.compat.errors import WireRoute
-from app.api.deps import PageOf, Services
+from app.api.deps import AssistantId, PageOf, Services
 from app.domain.models import AssistantConfig
 
 router = APIRouter(route_class=WireRoute)

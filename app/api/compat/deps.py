@@ -6,9 +6,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Header, Path, Request
 
 from app.api.compat.errors import WireError
-from app.api.deps import CurrentUser
-from app.domain.errors import NotFoundError
-from app.domain.ids import is_id
+from app.api.deps import CurrentUser, path_id
 from app.domain.models import User
 
 BETA: Final = "assistants=v2"
@@ -33,34 +31,12 @@ Caller = Annotated[User, Depends(_caller)]
 """The user whose token is the API key; otherwise 401."""
 
 
-def _path_id(value: str) -> str:
-    # What can't be an id names nothing, and is not looked up.
-    if not is_id(value):
-        raise NotFoundError
-    return value
-
-
 async def _thread_id(thread_id: Annotated[str, Path()]) -> str:
-    return _path_id(thread_id)
+    return path_id(thread_id)
 
 
-async def _assistant_id(assistant_id: Annotated[str, Path()]) -> str:
-    return _path_id(assistant_id)
-
-
-async def _message_id(message_id: Annotated[str, Path()]) -> str:
-    return _path_id(message_id)
-
-
-async def _run_id(run_id: Annotated[str, Path()]) -> str:
-    return _path_id(run_id)
-
-
-# The caller comes first: what there is none of is told to nobody else.
 ThreadId = Annotated[str, Depends(_thread_id)]
-AssistantId = Annotated[str, Depends(_assistant_id)]
-MessageId = Annotated[str, Depends(_message_id)]
-RunId = Annotated[str, Depends(_run_id)]
+"""It, and every other id, comes after the caller: what there is none of is told to nobody else."""
 
 
 async def _cursor(last_event_id: Annotated[str, Header()] = "") -> tuple[int, int]:

@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from app.api import present
 from app.api.compat import bodies, objects
-from app.api.compat.deps import Caller, MessageId, ThreadId
+from app.api.compat.deps import Caller, ThreadId
 from app.api.compat.errors import WireError, WireRoute
-from app.api.deps import OptionalRunId, PageOf, Services
+from app.api.deps import MessageId, OptionalRunId, PageOf, Services
 from app.domain.errors import SessionBusyError
 
 router = APIRouter(route_class=WireRoute, prefix="/threads/{thread_id}/messages")

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from app.api import present
 from app.api.compat import bodies, objects
-from app.api.compat.deps import Caller, RunId, ThreadId, WireCursor
+from app.api.compat.deps import Caller, ThreadId, WireCursor
 from app.api.compat.errors import WireError, WireRoute, missing
 from app.api.compat.translate import Translator, block
-from app.api.deps import PageOf, Services
+from app.api.deps import PageOf, RunId, Services
 from app.api.stream import EventStreamResponse
 from app.container import ApiServices
 from app.domain.errors import NotFoundError, NothingToAnswerError, RunEndedError, SessionBusyError

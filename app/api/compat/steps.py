@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from app.api import present
 from app.api.compat import objects
-from app.api.compat.deps import Caller, RunId, ThreadId
+from app.api.compat.deps import Caller, ThreadId
 from app.api.compat.errors import WireRoute
-from app.api.deps import PageOf, Services
+from app.api.deps import PageOf, RunId, Services
 from app.container import ApiServices
 from app.domain.errors import NotFoundError
 from app.domain.models import JsonObject, User

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import pytest
 from openai import AsyncOpenAI
 
@@ -16,7 +15,7 @@ from app.domain.errors import UpstreamError
 from app.domain.models import AssistantConfig, Role
 from app.ports import Ended, Generation, Started, TextDelta, Turn, UpstreamEvent
 from app.sandbox.config import SandboxConfig
-from tests.contract.sandbox.conftest import KEY, MODEL, Sandbox, serving
+from tests.contract.sandbox.conftest import KEY, MODEL, Sandbox, emptied, serving
 
 CONFIG = AssistantConfig(name="Tutor", description=None, instructions="Be kind.", model=MODEL)
 POST = {"method": "POST", "path": "/v1/responses"}
@@ -97,10 +96,7 @@ def adapter_port() -> Iterator[int]:
 @pytest.fixture
 async def sandbox(adapter_port: int) -> AsyncIterator[Sandbox]:
     """A sandbox with nothing in it."""
-    headers = {"authorization": f"Bearer {KEY}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
-        fresh = Sandbox(adapter_port, http)
-        await fresh.admin("POST", "reset")
+    async with emptied(adapter_port) as fresh:
         yield fresh
 
 

@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,13 +146,20 @@ def port() -> Iterator[int]:
         yield found
 
 
-@pytest.fixture
-async def sandbox(port: int) -> AsyncIterator[Sandbox]:
-    """The shared sandbox, with nothing in it."""
+@asynccontextmanager
+async def emptied(port: int) -> AsyncIterator[Sandbox]:
+    """Reach a sandbox, with nothing in it."""
     headers = {"authorization": f"Bearer {KEY}"}
     async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
         fresh = Sandbox(port, http)
         await fresh.admin("POST", "reset")
+        yield fresh
+
+
+@pytest.fixture
+async def sandbox(port: int) -> AsyncIterator[Sandbox]:
+    """The shared sandbox, with nothing in it."""
+    async with emptied(port) as fresh:
         yield fresh
 
 

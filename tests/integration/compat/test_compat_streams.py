@@ -19,6 +19,11 @@ from tests.conftest import NewDatabase
 from tests.integration.compat.conftest import EQUATION, sdk_at, text_of, tutor
 from tests.stack import Block, Stack, blocks_of, running, token, until
 
+STALL: Final[dict[str, Any]] = {
+    "type": "stall",
+    "at": {"event": "response.output_text.delta", "nth": 3},
+    "seconds": 60,
+}
 BEGUN: Final = ["run.created", "run.queued", "run.in_progress"]
 ANSWERING: Final = ["run.step.created", "run.step.in_progress", "message.created"]
 SAYING: Final = ["message.in_progress", "message.delta"]
@@ -238,9 +243,7 @@ async def test_a_filtered_runs_events(student: Student) -> None:
 
 
 async def test_an_expired_runs_events(student: Student) -> None:
-    await student.fault(
-        type="stall", at={"event": "response.output_text.delta", "nth": 3}, seconds=60
-    )
+    await student.fault(**STALL)
     blocks = await student.streamed()
     assert names(blocks) == [
         *BEGUN, *ANSWERING, *SAYING,
@@ -251,9 +254,7 @@ async def test_an_expired_runs_events(student: Student) -> None:
 
 
 async def test_a_cancelled_runs_events(student: Student) -> None:
-    await student.fault(
-        type="stall", at={"event": "response.output_text.delta", "nth": 3}, seconds=60
-    )
+    await student.fault(**STALL)
     sdk, seen, run_id = student.sdk, list[str](), ""
     stream = await sdk.beta.threads.runs.create(
         student.thread, assistant_id=student.tutor, stream=True
