@@ -36,6 +36,7 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.TooManyStreamsError: 429,
     errors.QueueFullError: 503,
     errors.StorageUnavailableError: 503,
+    errors.StorageBusyError: 503,
     errors.ShuttingDownError: 503,
     errors.AuthUnavailableError: 503,
     errors.SchemaBehindError: 503,

@@ -151,6 +151,12 @@ class StorageUnavailableError(DomainError):
         super().__init__(detail, retry_after=timedelta(seconds=2))
 
 
+class StorageBusyError(StorageUnavailableError):
+    """Somebody else holds a row for too long; nothing was written."""
+
+    code = "storage_busy"
+
+
 class ShuttingDownError(DomainError):
     """This process is going away; another one will answer."""
 

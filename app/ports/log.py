@@ -75,6 +75,10 @@ class EventLog(Protocol):
         """
         ...
 
+    async def held(self, session_ids: Sequence[str]) -> set[str]:
+        """Lock those sessions that nobody else has locked; return the others."""
+        ...
+
     async def is_written(self, append: Append) -> bool:
         """Tell whether an append whose commit was in doubt is in the log."""
         ...

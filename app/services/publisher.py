@@ -4,6 +4,9 @@ A run's first delta, and every change of status, is written at once; a later del
 has passed since the last commit was begun, merged with what came meanwhile: where little is said
 nothing waits. The wider the load, the wider the tick: a commit costs much the same for one delta
 as for a hundred, so that a busy worker writes larger batches instead of more of them.
+
+A session whose row somebody else holds, such as an API process that froze, is left out of the
+ticks until the row is free: its student waits, the others do not.
 """
 
 import asyncio
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from app.domain.errors import FencedError, StorageUnavailableError
+from app.domain.errors import FencedError, StorageBusyError, StorageUnavailableError
 from app.domain.events import Delta, Draft
 from app.ports import Append, Claim, Database, ThreadMark
 
@@ -101,6 +104,14 @@ class RunLog:
         self._in_flight = True
         return append
 
+    def put_back(self, append: Append) -> None:
+        """Take back what could not be written yet."""
+        self._in_flight = False
+        self._drafts = [*append.drafts, *self._drafts]
+        self._response_id = self._response_id or append.response_id
+        self._thread = self._thread or append.thread
+        self._publisher.note(self, is_urgent=False)
+
     def settle(self, append: Append, *, is_refused: bool) -> None:
         """Take note of how it went, and tell who waits in `flush`."""
         self._in_flight = False
@@ -126,6 +137,8 @@ class Publisher:
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
         self._tick_s = MIN_TICK_S
+        self._held: set[str] = set()
+        """Sessions whose rows somebody else held at the last tick."""
 
     def open(self, claim: Claim) -> RunLog:
         """Return the log of a run that was just claimed."""
@@ -153,18 +166,25 @@ class Publisher:
             batch = {run_log: run_log.take() for run_log in self._waiting}
             self._waiting.clear()
             started = time.monotonic()
-            refused = await self._write(list(batch.values()))
+            # Waiting for them again would cost every tick the time that a lock may take.
+            is_wary, self._held = bool(self._held), set()
+            refused = await self._write(list(batch.values()), is_wary=is_wary)
             took = time.monotonic() - started
             self._tick_s = min(MAX_TICK_S, max(MIN_TICK_S, took / DUTY))
             for run_log, append in batch.items():
-                run_log.settle(append, is_refused=id(append) in refused)
+                if append.session_id in self._held:
+                    run_log.put_back(append)
+                else:
+                    run_log.settle(append, is_refused=id(append) in refused)
 
-    async def _write(self, appends: Sequence[Append]) -> set[int]:
-        """Write until it is known to be written; return the refused ones."""
+    async def _write(self, appends: Sequence[Append], *, is_wary: bool) -> set[int]:
+        """Write until it is known to be written, or held; return the refused ones."""
         refused: set[int] = set()
         left = list(appends)
         while left:
             try:
+                if is_wary:
+                    return refused | await self._write_free(left)
                 async with self._database.autocommit() as uow:
                     left = await uow.log.append(left)
                 if not left:
@@ -175,6 +195,9 @@ class Publisher:
                 async with self._database.transaction() as uow:
                     fenced = await uow.log.append(left)
                 return refused | {id(append) for append in fenced}
+            except StorageBusyError:
+                log.warning("somebody else holds a session; its run waits to write")
+                is_wary = True
             except StorageUnavailableError:
                 log.warning("the database is away; %d runs wait to write", len(left))
                 left = await self._unwritten(left)
@@ -184,9 +207,20 @@ class Publisher:
                     log.exception("a run can't be written")
                     return refused | {id(left[0])}
                 for append in left:
-                    refused |= await self._write([append])
+                    refused |= await self._write([append], is_wary=is_wary)
                 return refused
         return refused
+
+    async def _write_free(self, appends: Sequence[Append]) -> set[int]:
+        """Write to the logs that nobody else holds; return the refused ones."""
+        async with self._database.transaction() as uow:
+            held = await uow.log.held([append.session_id for append in appends])
+            free = [append for append in appends if append.session_id not in held]
+            for append in free:
+                append.last_seq = None
+            fenced = await uow.log.append(free)
+        self._held |= held
+        return {id(append) for append in fenced}
 
     async def _unwritten(self, appends: Sequence[Append]) -> list[Append]:
         """Once the database is back, return what the failed commit did not write after all."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
@@ -253,6 +254,41 @@ async def test_a_run_that_is_deleted_or_lost_drops_out_of_the_batch_alone(
     say(logs[1], "again")
     with pytest.raises(FencedError):
         await logs[1].flush()
+
+
+async def test_a_session_that_somebody_else_holds_keeps_only_its_own_run_waiting(
+    desk: Desk, publisher: Publisher, own_database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, claims = await claimed(desk, 4)
+    logs = [publisher.open(claim) for claim in claims]
+    stuck, others = logs[0], logs[1:]
+    holder = await asyncpg.connect(own_database)
+    try:
+        async with holder.transaction():
+            session = claims[0].run.session_id
+            await holder.fetch("SELECT id FROM sessions WHERE id = $1 FOR UPDATE", session)
+            say(stuck, "I wait. ")
+            waiting = asyncio.create_task(stuck.flush())
+            for word in ("Still", " we", " go", " on."):
+                for log in others:
+                    say(log, word)
+                await asyncio.gather(*(log.flush() for log in others))
+            say(stuck, "Here I am.")
+            assert not waiting.done()
+            assert caplog.text.count("somebody else holds") == 1, "waited for at every tick"
+        await waiting
+        await stuck.flush()
+    finally:
+        await holder.close()
+    assert "".join(await desk.told(session)) == "I wait. Here I am."
+    assert not any(log.is_fenced for log in logs)
+    for claim in claims:
+        last_seq = await desk.value(
+            "SELECT last_seq FROM sessions WHERE id = $1", claim.run.session_id
+        )
+        assert last_seq == len(await desk.events(claim.run.session_id))
+    for claim in claims[1:]:
+        assert "".join(await desk.told(claim.run.session_id)) == "Still we go on."
 
 
 def refused_text(run: Run, text: str) -> list[Draft]:

@@ -33,7 +33,7 @@ from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
-from app.domain.errors import SchemaBehindError, StorageUnavailableError
+from app.domain.errors import SchemaBehindError, StorageBusyError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ AWAY_STATES: Final = frozenset(
     }
 )  # fmt: skip
 """SQLSTATEs after which the same request may well succeed."""
+LOCK_TIMEOUT: Final = "55P03"
 
 
 class PostgresUnitOfWork:
@@ -238,7 +239,8 @@ def _translated() -> Generator[None]:
     except Exception as error:
         if is_away(error):
             check_cancelled()
-            raise StorageUnavailableError from error
+            is_locked = getattr(error, "sqlstate", None) == LOCK_TIMEOUT
+            raise (StorageBusyError if is_locked else StorageUnavailableError) from error
         raise
 
 

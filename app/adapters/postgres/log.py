@@ -119,6 +119,13 @@ SELECT clock_timestamp() AS now,
 FROM placed
 """
 
+_HELD = """
+WITH free AS (
+    SELECT id FROM sessions WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
+)
+SELECT id FROM sessions WHERE id = ANY($1::text[]) AND id NOT IN (SELECT id FROM free)
+"""
+
 _WAIT = "SELECT FROM sessions WHERE id = $1 FOR SHARE"
 
 _READ = """
@@ -229,6 +236,11 @@ class PostgresEventLog:
         refused = [] if moved is None else [a for a in appends if a.session_id not in moved]
         self._touched.update(a.session_id for a in appends if a.drafts and a not in refused)
         return refused
+
+    async def held(self, session_ids: Sequence[str]) -> set[str]:
+        """Lock those sessions that nobody else has locked; return the others."""
+        rows = await self._driver.fetch(_HELD, list(session_ids))
+        return {row["id"] for row in rows}
 
     async def is_written(self, append: Append) -> bool:
         """Tell whether an append whose commit was in doubt is in the log.

@@ -14,7 +14,8 @@ SETTINGS: Final = {
     "enable_seqscan": "off",
     "idle_in_transaction_session_timeout": "15s",
     "jit": "off",
-    "lock_timeout": "5s",
+    # What a stuck writer costs those who share a tick with it, once (`Publisher`).
+    "lock_timeout": "2s",
     "statement_timeout": "30s",
 }
 """Of every connection; behind a pooler, which refuses or forgets them, of every transaction."""
