@@ -23,7 +23,7 @@ from app.container import (
     sign_token,
     worker_services,
 )
-from app.domain.errors import DomainError
+from app.domain.errors import DomainError, StorageUnavailableError
 from app.main import create_app
 from app.settings import Settings, SettingsError, load
 from app.worker import Worker
@@ -263,7 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except (SettingsError, DomainError) as error:
-        print(f"tutor-relay: {error}", file=sys.stderr)
+        # Why the database is away is the operator's to know; it names no password.
+        why = f" ({error.__cause__})" if isinstance(error, StorageUnavailableError) else ""
+        print(f"tutor-relay: {error}{why}", file=sys.stderr)
         return 2
 
 

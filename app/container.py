@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
-from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.postgres.database import PostgresDatabase, outages_named
 from app.adapters.postgres.migrate import migrate as migrate_database
 from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
@@ -207,10 +207,12 @@ def migrate(settings: Settings) -> None:
 
     Raises:
         SettingsError: Only a pooler is known, through which replicas can't wait for each other.
+        StorageUnavailableError: The database is away; what was not committed can be run again.
     """
-    if settings.database_direct_url is None and asyncio.run(is_pooled(settings.database())):
-        raise SettingsError("DATABASE_URL is a pooler's: set DATABASE_DIRECT_URL to migrate")
-    migrate_database(settings.direct_database(), default_model=settings.default_model)
+    with outages_named():
+        if settings.database_direct_url is None and asyncio.run(is_pooled(settings.database())):
+            raise SettingsError("DATABASE_URL is a pooler's: set DATABASE_DIRECT_URL to migrate")
+        migrate_database(settings.direct_database(), default_model=settings.default_model)
 
 
 @contextmanager

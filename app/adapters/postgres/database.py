@@ -42,6 +42,7 @@ AWAY_STATES: Final = frozenset(
     {
         "08000", "08001", "08003", "08004", "08006",  # connection failures
         "25P03", "53300", "53400",  # idle timeout, too many connections, limits
+        "28000", "28P01", "3D000",  # wrong password, no such database: an operator is at it
         "55P03", "57014", "57P01", "57P02", "57P03",  # lock timeout, cancelled, shutting down
         "40001", "40P01",  # serialization failure, deadlock
     }
@@ -241,6 +242,21 @@ def _translated() -> Generator[None]:
             check_cancelled()
             is_locked = getattr(error, "sqlstate", None) == LOCK_TIMEOUT
             raise (StorageBusyError if is_locked else StorageUnavailableError) from error
+        raise
+
+
+@contextmanager
+def outages_named() -> Generator[None]:
+    """Turn a driver's word for 'away' into ours, where no event loop runs.
+
+    Raises:
+        StorageUnavailableError: The database is away.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_away(error):
+            raise StorageUnavailableError from error
         raise
 
 
