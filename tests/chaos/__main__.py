@@ -18,6 +18,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of every choice")
     parser.add_argument("--wall-seconds", type=float, default=1500, help="kill no longer than")
     parser.add_argument("--students", type=int, default=4, help="who ask all the while")
+    parser.add_argument(
+        "--background", action="store_true", help="generations that survive their workers"
+    )
     wanted = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tutor-relay-chaos-"))
     report = asyncio.run(
@@ -27,6 +30,7 @@ def main() -> int:
             seed=wanted.seed,
             wall_seconds=wanted.wall_seconds,
             students=wanted.students,
+            background=wanted.background,
         )
     )
     print(report.text())

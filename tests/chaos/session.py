@@ -33,14 +33,20 @@ HIDDEN: Final = "SELECT count(*) AS n FROM sessions WHERE deleted_at IS NOT NULL
 
 
 async def run(
-    folder: Path, *, kills: int, seed: int, wall_seconds: float, students: int
+    folder: Path,
+    *,
+    kills: int,
+    seed: int,
+    wall_seconds: float,
+    students: int,
+    background: bool = False,
 ) -> Report:
     """Kill so often, or for so long; heal; check everything."""
     report = Report(seed)
     began = time.monotonic()
     chance = random.Random(seed)
     history = History()
-    async with staged(folder, chance) as stage:
+    async with staged(folder, chance, background=background) as stage:
         network = Network(stage.urls)
         crowd = Crowd(network, history, random.Random(chance.getrandbits(64)))
         try:

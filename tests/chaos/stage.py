@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,6 +59,7 @@ class Stage:
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
         """Processes that ended as nobody asked them to."""
+        self.settings = dict(SETTINGS)
         self.outages = 0
         self.is_away = False
         self.is_closing = False
@@ -74,7 +76,7 @@ class Stage:
         kept = {k: os.environ[k] for k in ("PATH", "HOME", "LANG") if k in os.environ}
         env = {
             **kept,
-            **SETTINGS,
+            **self.settings,
             "DATABASE_URL": self.database_url,
             "DATA_DIR": str(self.folder / "data"),
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.sandbox.port}/v1",
@@ -171,12 +173,15 @@ class Stage:
 
     async def restart_postgres(self, mode: str) -> None:
         """Stop it (`fast`: in order; `immediate`: as a power cut would), and start it again."""
+        # In one piece: whoever is told to stop hurting must not leave it stopped.
+        await asyncio.to_thread(self._restart, mode, self.random.uniform(0, 1.5))
+
+    def _restart(self, mode: str, pause_s: float) -> None:
         self.outages += 1
         self.is_away = True
-        await asyncio.to_thread(self._pg_ctl, "-m", mode, "stop")
-        await asyncio.sleep(self.random.uniform(0, 1.5))
-        server = get_server(self.folder / "postgres")
-        await asyncio.to_thread(server.ensure_postgres_running)
+        self._pg_ctl("-m", mode, "stop")
+        time.sleep(pause_s)
+        get_server(self.folder / "postgres").ensure_postgres_running()
         self.is_away = False
         self.outages += 1
 
@@ -251,12 +256,18 @@ async def _is_another(slot: Slot, exited: object) -> bool:
 
 @asynccontextmanager
 async def staged(
-    folder: Path, seed: random.Random, *, apis: int = 2, workers: int = 2
+    folder: Path,
+    seed: random.Random,
+    *,
+    apis: int = 2,
+    workers: int = 2,
+    background: bool = False,
 ) -> AsyncIterator[Stage]:
     """Own everything, in a folder, while the block lasts."""
     with temporary_postgres(folder / "postgres") as url:
         await asyncio.to_thread(migrate, url, default_model=MODEL)
         stage = Stage(folder, url, seed, await Nursery.open(folder / "nursery.log"))
+        stage.settings["UPSTREAM_BACKGROUND"] = str(background)
         try:
             await stage.sandbox.start()
             for kind, count in (("api", apis), ("worker", workers)):
