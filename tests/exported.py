@@ -1,16 +1,14 @@
-"""Exported threads become sessions: what they hold, whose they are, and once."""
+"""Exported threads as files have them, and the command that takes them."""
 
 import asyncio
 import json
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.e2e.invariants import check
-from tests.stack import ROOT, SECRET, Client, Stack, running
+from tests.stack import ROOT, SECRET
 
 WORDS = "pythagoras-canary"
 T0 = 1_722_441_131
@@ -51,6 +49,11 @@ def run(number: int, *, of: str = "thread_1", **fields: Any) -> dict[str, Any]:
         "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
         "metadata": {},
     } | fields
+
+
+def named() -> str:
+    """Return the id of a thread that no other test has."""
+    return f"thread_{uuid.uuid4().hex}"
 
 
 def dialogue(of: str = "thread_1", *, turns: int = 2) -> list[dict[str, Any]]:
@@ -102,35 +105,43 @@ def written(objects: Sequence[Any]) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-async def take(
-    url: str, folder: Path, objects: Sequence[Any], *options: str, user: str | None = "alice"
-) -> Imported:
-    """Run the command over some lines."""
-    file = folder / "export.jsonl"
-    file.write_bytes(written(objects))
-    named = ("--user", user) if user else ()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app", "import-threads", str(file), *named, *options),
-        *("--report", str(folder / "report"), "--sessions", str(folder / "sessions")),
+async def begun(
+    url: str,
+    folder: Path,
+    objects: Sequence[Any],
+    *options: str,
+    user: str | None = "alice",
+    file: str | None = None,
+    files: bool = True,
+) -> asyncio.subprocess.Process:
+    """Start the command over some lines, or over a named file; `files` are those it writes."""
+    lines = folder / "export.jsonl"
+    lines.write_bytes(written(objects))
+    owner = ("--user", user) if user else ()
+    told = ("--report", str(folder / "report"), "--sessions", str(folder / "sessions"))
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app", "import-threads", file or str(lines)),
+        *(*owner, *options, *(told if files else ())),
         cwd=ROOT,
         env=environment(url, folder),
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+
+
+async def take(
+    url: str,
+    folder: Path,
+    objects: Sequence[Any],
+    *options: str,
+    user: str | None = "alice",
+    files: bool = True,
+) -> Imported:
+    """Run the command over some lines."""
+    process = await begun(url, folder, objects, *options, user=user, files=files)
     out, errors = await asyncio.wait_for(process.communicate(), 120)
     done = Imported(process.returncode or 0, out, errors, folder)
     assert "Traceback" not in done.errors, done.errors
     assert WORDS not in done.out + done.errors
     return done
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path
-
-
-async def test_probe(database_url: str, folder: Path) -> None:
-    done = await take(database_url, folder, dialogue())
-    print(done.out, done.errors)
-    assert done.code == 0
-    await check(database_url)
