@@ -232,7 +232,6 @@ class Importer:
         options = self._options
         async with import_service(settings) as service:
             await service.ready()
-            on_signals(self.stop)
             with ExitStack() as stack:
                 try:
                     account = Account(
@@ -245,6 +244,8 @@ class Importer:
                     )
                 except OSError as error:
                     raise SettingsError(f"a file can't be opened: {error.strerror}") from None
+                # Not before: what a pipe has to say is waited for by no event loop.
+                on_signals(self.stop)
                 stack.callback(self._bar.close)
                 await self._scan(export)
                 await self._take_all(export, service, account)

@@ -113,6 +113,8 @@ async def begun(
     user: str | None = "alice",
     file: str | None = None,
     files: bool = True,
+    stdin: Any = asyncio.subprocess.PIPE,
+    stderr: Any = asyncio.subprocess.PIPE,
 ) -> asyncio.subprocess.Process:
     """Start the command over some lines, or over a named file; `files` are those it writes."""
     lines = folder / "export.jsonl"
@@ -124,9 +126,9 @@ async def begun(
         *(*owner, *options, *(told if files else ())),
         cwd=ROOT,
         env=environment(url, folder),
-        stdin=asyncio.subprocess.PIPE,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -425,12 +426,73 @@ async def test_two_imports_at_once_take_each_thread_once(
     await check(database_url)
 
 
-async def test_standard_input_may_be_a_pipe(database_url: str, tmp_path: Path) -> None:
-    process = await begun(database_url, tmp_path, dialogue(), file="-")
+async def test_standard_input_may_be_a_pipe_or_a_file(database_url: str, tmp_path: Path) -> None:
+    process = await begun(database_url, tmp_path, [], file="-")
     out, errors = await asyncio.wait_for(process.communicate(written(dialogue())), 60)
-    assert process.returncode == 0, errors.decode()
+    assert (process.returncode, errors) == (0, b"")
     assert json.loads(out)["threads"]["taken"] == 1
-    assert errors == b""
+    file = tmp_path / "again.jsonl"
+    file.write_bytes(written(dialogue()))
+    with file.open("rb") as stdin:
+        process = await begun(database_url, tmp_path, [], file="-", stdin=stdin)
+        out, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, errors) == (0, b"")
+    assert json.loads(out)["threads"]["unchanged"] == 1
+
+
+async def test_a_terminal_is_shown_how_far_it_is(database_url: str, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    try:
+        process = await begun(database_url, tmp_path, dialogue(), stderr=theirs)
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        drawn = os.read(ours, 65_536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == 0
+    assert json.loads(out)["threads"]["taken"] == 1
+    assert f"\rtaking  [{'#' * 30}] 100%" in drawn
+    assert drawn.endswith("\r\n")
+
+
+async def test_a_thread_that_cant_be_written_stops_no_other_and_is_not_quoted(
+    database_url: str, tmp_path: Path
+) -> None:
+    # What Postgres then says holds the whole row.
+    refused = "ALTER TABLE messages ADD CHECK (content::text NOT LIKE '%poison%')"
+    await execute(database_url, refused)
+    objects = [*dialogue("thread_a"), *dialogue("thread_b"), *dialogue("thread_c")]
+    objects[7 + 3]["content"][0]["text"]["value"] = f"poison {WORDS}"
+    done = await take(database_url, tmp_path, objects)
+    assert (done.code, done.fates()) == (1, {"taken": 2, "refused": 1})
+    assert done.report() == [{"thread": "thread_b", "reason": "not_writable"}]
+    assert "CheckViolation" in done.errors
+    await check(database_url)
+
+
+async def test_lost_connections_are_no_reason_to_stop(database_url: str, tmp_path: Path) -> None:
+    objects = [item for n in range(150) for item in dialogue(f"thread_{n}", turns=10)]
+    process = await begun(database_url, tmp_path, objects)
+    connection = await asyncpg.connect(database_url)
+    kill = (
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+        "WHERE application_name = 'tutor-relay' AND datname = current_database()"
+    )
+    try:
+        for share in (10, 60, 110):
+
+            async def is_under_way(share: int = share) -> bool:
+                count = await connection.fetchval("SELECT count(*) FROM imported_threads")
+                return bool(count >= share)
+
+            await until(is_under_way, within=60, every=0.005)
+            assert await connection.fetchval(kill) > 0
+    finally:
+        await connection.close()
+    out, errors = await asyncio.wait_for(process.communicate(), 90)
+    assert process.returncode == 0, errors.decode()
+    assert json.loads(out)["threads"]["taken"] == 150
+    await check(database_url)
 
 
 @pytest.mark.parametrize(
