@@ -11,9 +11,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from app.adapters.exports.file import Export, opened
 from app.container import import_service
 from app.domain.errors import DomainError, NotFoundError
 from app.domain.history import Loss, PastThread
@@ -21,6 +20,9 @@ from app.domain.models import Principal
 from app.domain.text import is_storable
 from app.services.imports import Fate, ImportService, Taken, Tutors
 from app.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from app.adapters.exports.file import Export
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +231,9 @@ class Importer:
             SettingsError: A file can't be opened, or the database is not named.
             StorageUnavailableError, SchemaBehindError: As `ImportService`.
         """
+        # Needs SQLite, which some Pythons are built without: the other commands start there too.
+        from app.adapters.exports.file import opened  # noqa: PLC0415
+
         options = self._options
         async with import_service(settings) as service:
             await service.ready()
@@ -254,7 +259,7 @@ class Importer:
             sys.stderr.write("tutor-relay: stopped; start it again to go on\n")
         return 1 if self._is_stopped or account.losses else 0
 
-    async def _scan(self, export: Export) -> None:
+    async def _scan(self, export: "Export") -> None:
         for count, done in enumerate(export.scan()):
             self._bar.show("reading", done, export.size)
             if count % YIELD_EVERY == 0:
@@ -262,7 +267,7 @@ class Importer:
             if self._is_stopped:
                 return
 
-    async def _take_all(self, export: Export, service: ImportService, account: Account) -> None:
+    async def _take_all(self, export: "Export", service: ImportService, account: Account) -> None:
         total = export.count()
         for done, thread in enumerate(export.threads(), start=1):
             if self._is_stopped:

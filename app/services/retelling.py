@@ -24,9 +24,6 @@ from app.domain.models import (
     RunStatus,
 )
 
-MAX_PAIRS: Final = 16
-"""Of metadata, of an answer that was told in several messages."""
-
 _WORDS: Final = {
     "run_timeout": "The answer took too long.",
     "run_unfinished": "The answer was not finished when the conversation was moved here.",
@@ -250,4 +247,4 @@ def _merged(messages: Sequence[PastMessage]) -> JsonObject:
     merged: JsonObject = {}
     for message in messages:
         merged = {**message.metadata, **merged}
-    return dict(list(merged.items())[:MAX_PAIRS])
+    return merged

@@ -72,9 +72,12 @@ async def test_text_that_postgres_refuses_is_no_obstacle(shared: Stack, tmp_path
     client, thread_id = shared.client(), named()
     objects = lesson(thread_id)
     objects[1]["content"][0]["text"]["value"] = f"\x00\ud800{FIRST}"
-    objects[0]["metadata"] = {"a\ud800": "\udfff\x00"}
+    objects[0]["metadata"] = {"a\u3000b": "\udfff\x00"}
     done = await take(shared.database_url, tmp_path, objects, user=client.user)
+    assert done.code == 0, done.errors
     session = done.sessions()[thread_id]
+    found = await client.call("GET", f"/v1/sessions/{session}", 200)
+    assert found["metadata"] == {"a\u3000b": "\ufffd\ufffd"}
     _, answer = await client.ask(session, SECOND)
     assert_explains(answer)
 

@@ -120,6 +120,7 @@ def test_an_object_that_cant_be_taken_is_told_by_its_id(
         ({"metadata": {"k": "v" * 513}}, "metadata"),
         ({"metadata": {"k": 1}}, "metadata"),
         ({"metadata": {"k\n": "v"}}, "metadata"),
+        ({"metadata": {"k\ud800": "v"}}, "metadata"),
         ({"metadata": [WORDS]}, "metadata"),
         ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
         ({"attachments": [{"file_id": "file_1", "tools": []}]}, "attachment"),

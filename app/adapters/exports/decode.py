@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, cast
+from unicodedata import category
 
 from app.adapters.exports.lines import UnreadableError, is_id
 from app.domain.history import PastMessage, PastRun
@@ -19,7 +20,7 @@ from app.domain.models import (
     RunStatus,
     Usage,
 )
-from app.domain.text import clean
+from app.domain.text import clean, is_storable
 
 Complain = Callable[[str], None]
 """Takes a reason."""
@@ -33,6 +34,7 @@ MAX_MODEL_CHARS: Final = 256
 MAX_NOTE_CHARS: Final = 8192
 _LAST_SECOND: Final = 4_102_444_800
 """The year 2100: what is later was no number of seconds."""
+_NOT_IN_LINES: Final = frozenset({"Cc", "Zl", "Zp"})
 _MAX_TOKENS: Final = 1 << 53
 
 NO_PICTURE: Final = "[picture: not available here]"
@@ -157,12 +159,12 @@ def metadata(body: JsonObject, complain: Complain) -> JsonObject:
         fits = (
             isinstance(value, str)
             and 0 < len(key) <= MAX_KEY_CHARS
-            and key.isprintable()
+            and _is_line(key)
             and len(value) <= MAX_VALUE_CHARS
             and len(pairs) < MAX_PAIRS
         )
         if fits:
-            pairs[clean(key)] = clean(value)
+            pairs[key] = clean(value)
         else:
             complain("metadata")
     return pairs
@@ -273,6 +275,11 @@ def _message_status(value: Any) -> MessageStatus:
             return MessageStatus.INCOMPLETE
         case _:
             raise UnreadableError("unknown_status")
+
+
+def _is_line(text: str) -> bool:
+    """As the API wants keys: what can be stored, and is one line."""
+    return is_storable(text) and not any(category(mark) in _NOT_IN_LINES for mark in text)
 
 
 def _word(value: Any) -> str:
