@@ -36,7 +36,7 @@ BAR_EVERY_S: Final = 0.1
 HELP: Final = "take exported Assistants threads, into DATABASE_URL"
 DESCRIPTION: Final = """
 Reads threads, messages and runs as the Assistants API returned them, one JSON object a line, in
-any order: single objects, pages of lists, or {"thread": …, "messages": […], "runs": […]}. Each
+any order: single objects, pages of lists, or {"thread": {}, "messages": [], "runs": []}. Each
 thread becomes a session of its owner, in one transaction, and once: start it again whenever it
 was interrupted. It may run beside API and workers. See docs/importing.md.
 """

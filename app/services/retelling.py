@@ -62,10 +62,11 @@ def retell(
     for index, entry in enumerate(entries):
         if entry.said is not None:
             following = entries[index + 1] if index + 1 < len(entries) else _Entry()
+            is_question = entry.said.role is Role.USER
             # A run's stream begins with its question.
-            run_id = following.new_id if following.run else None
+            run_id = following.new_id if following.run and is_question else None
             draft = MessageRetold(_message(entry.said, session_id), run_id=run_id, is_new=True)
-            if entry.said.role is Role.USER:
+            if is_question:
                 question, is_answered = draft, False
             yield [draft]
         elif entry.run is not None:

@@ -16,6 +16,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from tests.conftest import NewDatabase
+from tests.e2e.crew import follow
 from tests.e2e.invariants import check, check_logs
 from tests.e2e.test_dialogue import FIRST, SECOND, assert_both_roots, assert_explains
 from tests.exported import begun, dialogue, named, run, said, take
@@ -80,6 +81,53 @@ async def test_text_that_postgres_refuses_is_no_obstacle(shared: Stack, tmp_path
     assert found["metadata"] == {"a\u3000b": "\ufffd\ufffd"}
     _, answer = await client.ask(session, SECOND)
     assert_explains(answer)
+
+
+async def test_old_deltas_are_pruned_like_all_others_and_readers_are_told(
+    shared: Stack, tmp_path: Path
+) -> None:
+    client, thread_id = shared.client(), named()
+    done = await take(shared.database_url, tmp_path, lesson(thread_id), user=client.user)
+    session = done.sessions()[thread_id]
+
+    async def is_pruned() -> bool:
+        query = "SELECT bool_and(pruned) FROM runs WHERE session_id = $1"
+        return bool(await shared.fetchval(query, session))
+
+    await until(is_pruned, within=90, every=0.5)
+    path = f"/v1/sessions/{session}/events?after=0"
+    (reset,) = await follow(path, client, is_over=lambda seen: len(seen) == 1)
+    listed = await client.call("GET", f"/v1/sessions/{session}/messages", 200)
+    told = json.loads(reset.data)
+    assert reset.event == "reset"
+    assert {m["id"]: m for m in told["messages"]} == {m["id"]: m for m in listed["data"]}
+    assert (told["seq"], told["run"]) == (listed["last_seq"], None)
+    _, answer = await client.ask(session, SECOND)
+    assert_explains(answer)
+
+
+async def test_students_are_answered_while_an_import_goes_on(
+    shared: Stack, tmp_path: Path
+) -> None:
+    client = shared.client()
+    threads = [named() for _ in range(150)]
+    objects = [item for name in threads for item in dialogue(name, turns=4)]
+    importing = asyncio.create_task(take(shared.database_url, tmp_path, objects, user=client.user))
+    asked = 0
+    while not importing.done() or asked == 0:
+        session = await client.open_session()
+        run_, answer = await client.ask(session, "2 + 2 = ?")
+        assert (run_["status"], "4" in answer) == ("completed", True)
+        asked += 1
+    done = await importing
+    assert (done.code, done.fates()) == (0, {"taken": 150})
+    assert (
+        await shared.fetchval(
+            "SELECT count(*) FROM sessions WHERE id = ANY($1)", list(done.sessions().values())
+        )
+        == 150
+    )
+    await check(shared.database_url, ended=False)
 
 
 async def contents(url: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -276,6 +277,84 @@ async def test_every_kind_of_turn_is_retold_as_if_it_had_been_held_here(
     ]
     assert [(r["status"], why) for r, why in zip(found, reasons, strict=True)] == runs
     await check(front.database_url)
+
+
+STATUSES = [
+    "queued",
+    "in_progress",
+    "requires_action",
+    "cancelling",
+    "cancelled",
+    "failed",
+    "completed",
+    "incomplete",
+    "expired",
+]
+
+
+def any_thread(chance: random.Random, of: str) -> list[dict[str, Any]]:
+    """A thread such as no server ever had: instants collide, answers and runs are missing."""
+    runs = [
+        run(n, of=of, status=chance.choice(STATUSES), created_at=T0 + chance.randrange(8))
+        | {"started_at": chance.choice([None, T0 + 1]), "usage": None}
+        for n in range(chance.randrange(5))
+    ]
+    if runs and chance.random() < 0.3:
+        runs[0]["incomplete_details"] = {"reason": "max_completion_tokens"}
+    writers = [one["id"] for one in runs] + [f"run_{of}_lost"]
+    messages = [
+        said(n, chance.choice(["", "a", "b c"]), of=of, created_at=T0 + chance.randrange(8))
+        | {"status": chance.choice([None, "completed", "incomplete", "in_progress"])}
+        | chance.choice(
+            [{}, {"role": "assistant"}, {"role": "assistant", "run_id": chance.choice(writers)}]
+        )
+        for n in range(chance.randrange(9))
+    ]
+    told = [*messages, *runs, *([thread(of)] if chance.random() < 0.8 else [])]
+    chance.shuffle(told)
+    return told
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_whatever_a_thread_is_like_its_session_keeps_all_promises(
+    database_url: str, tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a thread is no secret
+    threads = {f"thread_{n}": any_thread(chance, f"thread_{n}") for n in range(150)}
+    threads = {name: told for name, told in threads.items() if told}
+    taken, losses = await take_here(
+        database_url, tmp_path, *(item for told in threads.values() for item in told)
+    )
+    assert losses == []
+    assert [one.fate for one in taken] == [Fate.TAKEN] * len(threads)
+    await check(database_url)
+    for name, told in threads.items():
+        rows = await imported(database_url, name)
+        messages = [item for item in told if item["object"] == "thread.message"]
+        writers = {item["run_id"] for item in messages} - {None}
+        known = {item["id"] for item in told if item["object"] == "thread.run"}
+        without_run = [item for item in messages if item["run_id"] is None]
+        assert len(rows["runs"]) == len(known | writers)
+        assert sum(row["run_id"] is None for row in rows["messages"]) == len(without_run)
+        # What was said without a run is in the order of its instants.
+        ages = [row["created_at"] for row in rows["messages"] if row["run_id"] is None]
+        assert ages == sorted(ages)
+
+
+async def imported(url: str, thread_id: str) -> dict[str, list[Any]]:
+    """Return the rows that a thread became."""
+    connection = await asyncpg.connect(url)
+    query = (
+        "SELECT t.* FROM imported_threads i JOIN {} t USING (session_id) "
+        "WHERE i.source_id = $1 ORDER BY t.seq"
+    )
+    try:
+        return {
+            name: await connection.fetch(query.format(name), thread_id)
+            for name in ("messages", "runs")
+        }
+    finally:
+        await connection.close()
 
 
 async def test_a_second_run_of_the_same_file_adds_nothing(
