@@ -154,6 +154,7 @@ class Bar:
 class Account:
     """What was done, and what could not be."""
 
+    dry_run: bool
     report: TextIO | None = None
     sessions: TextIO | None = None
     threads: "Counter[str]" = field(default_factory=Counter[str])
@@ -181,7 +182,10 @@ class Account:
             self.runs += len(thread.runs)
         elif taken.fate in {Fate.CHANGED, Fate.FOREIGN}:
             self.lose(Loss(taken.fate, thread=thread.id))
-        if self.sessions is not None and taken.fate not in {Fate.DELETED, Fate.FOREIGN}:
+        # What a dry run made is not there.
+        is_new = taken.fate is Fate.TAKEN and not self.dry_run
+        is_here = is_new or taken.fate in {Fate.UNCHANGED, Fate.CHANGED}
+        if self.sessions is not None and is_here:
             named = {"thread": thread.id, "session": taken.session_id, "user": owner.subject}
             _write(self.sessions, named)
 
@@ -190,11 +194,11 @@ class Account:
         self.threads["refused"] += 1
         self.lose(Loss(reason, thread=thread.id))
 
-    def summary(self, *, dry_run: bool) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the counts."""
         names = [*Fate, "refused"]
         return {
-            "dry_run": dry_run,
+            "dry_run": self.dry_run,
             "threads": {name: self.threads[name] for name in names},
             "messages": self.messages,
             "runs": self.runs,
@@ -240,6 +244,7 @@ class Importer:
             with ExitStack() as stack:
                 try:
                     account = Account(
+                        options.dry_run,
                         stack.enter_context(_new(options.report)),
                         stack.enter_context(_new(options.sessions)),
                     )
@@ -254,7 +259,7 @@ class Importer:
                 stack.callback(self._bar.close)
                 await self._scan(export)
                 await self._take_all(export, service, account)
-        _write(sys.stdout, account.summary(dry_run=options.dry_run))
+        _write(sys.stdout, account.summary())
         if self._is_stopped:
             sys.stderr.write("tutor-relay: stopped; start it again to go on\n")
         return 1 if self._is_stopped or account.losses else 0

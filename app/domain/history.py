@@ -23,6 +23,8 @@ class PastMessage:
     metadata: JsonObject
     created_at: datetime
     completed_at: datetime
+    assistant_id: str | None = None
+    """The source's."""
     incomplete_reason: str | None = None
 
 
@@ -57,6 +59,12 @@ class PastThread:
     runs: Sequence[PastRun]
     digest: bytes
     """Of what it holds: another one means that the source has changed."""
+
+    def assistants(self) -> list[str]:
+        """Return who answered, by the source's ids, the newest last; runs know it best."""
+        told = [message.assistant_id for message in self.messages]
+        told += [run.assistant_id for run in self.runs]
+        return [found for found in told if found is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ async def _opened(
     uow: UnitOfWork, thread: PastThread, user: User, tutors: Tutors
 ) -> TutoringSession:
     assistants = await _assistants(uow, thread, user, tutors)
-    last = thread.runs[-1].assistant_id if thread.runs else None
+    last = next(iter(thread.assistants()[::-1]), None)
     assistant = assistants[last if last in assistants else None]
     ages = [thread.created_at, *(m.created_at for m in thread.messages[:1])]
     session = await uow.sessions.add(
@@ -154,11 +154,9 @@ async def _assistants(
     uow: UnitOfWork, thread: PastThread, user: User, tutors: Tutors
 ) -> dict[str | None, Assistant]:
     """Return whose runs they become, by the source's id; None names that of all others."""
-    named = {run.assistant_id for run in thread.runs} & tutors.mapped.keys()
+    named = tutors.mapped.keys() & set(thread.assistants())
     other = tutors.other or (await uow.assistants.default()).id
-    wanted: dict[str | None, str] = {None: other} | {
-        old: tutors.mapped[old] for old in named if old
-    }
+    wanted: dict[str | None, str] = {None: other} | {old: tutors.mapped[old] for old in named}
     found: dict[str | None, Assistant] = {}
     for old, new in wanted.items():
         # Until the runs stand, nobody may delete the version that they name.

@@ -117,6 +117,7 @@ def _supposed(run_id: str, answer: Sequence[PastMessage]) -> PastRun:
         status=RunStatus.COMPLETED if is_whole else RunStatus.INCOMPLETE,
         metadata={},
         created_at=answer[0].created_at,
+        assistant_id=answer[0].assistant_id,
         ended_at=answer[-1].completed_at,
     )
 

@@ -476,6 +476,28 @@ async def test_assistants_are_mapped_and_the_newest_run_names_the_sessions(
     assert found["assistant_id"] == made[1]
 
 
+async def test_an_answer_whose_run_is_missing_names_its_assistant_too(
+    shared: Stack, tmp_path: Path
+) -> None:
+    client, thread_id = shared.client(scope="assistants:write"), named()
+    body = {"model": "m", "name": "mapped"}
+    made = (await client.call("POST", "/v1/assistants", 201, json=body))["id"]
+    answer = said(1, "b", of=thread_id, run_id="run_1", assistant_id="asst_old")
+    (taken,), losses = await take_here(
+        shared.database_url,
+        tmp_path,
+        said(0, "a", of=thread_id),
+        answer,
+        user=client.user,
+        tutors=Tutors(mapped={"asst_old": made, "asst_other": "asst_nowhere"}),
+    )
+    assert (taken.fate, losses) == (Fate.TAKEN, [])
+    (told,) = await everything(client, taken.session_id, "runs")
+    assert told["assistant_id"] == made
+    found = await client.call("GET", f"/v1/sessions/{taken.session_id}", 200)
+    assert found["assistant_id"] == made
+
+
 async def test_a_dry_run_says_the_same_and_writes_nothing(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -483,6 +505,7 @@ async def test_a_dry_run_says_the_same_and_writes_nothing(
     before = await dump(database_url)
     dry = await take(database_url, tmp_path, objects, "--dry-run")
     told = dry.report()
+    assert dry.sessions() == {}
     assert await dump(database_url) == before
     wet = await take(database_url, tmp_path, objects)
     assert (dry.code, dry.fates()) == (wet.code, wet.fates()) == (1, {"taken": 2})

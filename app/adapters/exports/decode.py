@@ -80,7 +80,7 @@ def message(body: JsonObject, complain: Complain) -> PastMessage:
         raise UnreadableError("unknown_role")
     status = _message_status(body.get("status"))
     ended_at = _instant(body.get("completed_at")) or _instant(body.get("incomplete_at"))
-    run_id = body.get("run_id")
+    run_id, assistant_id = body.get("run_id"), body.get("assistant_id")
     return PastMessage(
         id=body["id"],
         role=role,
@@ -91,6 +91,7 @@ def message(body: JsonObject, complain: Complain) -> PastMessage:
         metadata=metadata(body, complain),
         created_at=created_at,
         completed_at=max(created_at, ended_at or created_at),
+        assistant_id=assistant_id if is_id(assistant_id) else None,
         incomplete_reason=_reason(body),
     )
 
