@@ -1,4 +1,4 @@
-"""The command line: serve | api | worker | sandbox | migrate | token."""
+"""The command line: serve | api | worker | sandbox | migrate | token | import-threads."""
 
 import argparse
 import asyncio
@@ -24,6 +24,7 @@ from app.container import (
     worker_services,
 )
 from app.domain.errors import DomainError, StorageUnavailableError
+from app.importer import HELP, Importer, add_arguments, options_of
 from app.main import create_app
 from app.settings import Settings, SettingsError, load
 from app.worker import Worker
@@ -209,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--user", required=True)
     token.add_argument("--scope", default="")
     token.add_argument("--ttl", type=int, default=DEV_TOKEN_S, help="seconds")
+    add_arguments(commands.add_parser("import-threads", help=HELP))
     return parser
 
 
@@ -243,6 +245,9 @@ def _dispatch(arguments: argparse.Namespace) -> int:
             migrate(settings)
             print("The schema is up to date.")
             return 0
+        case "import-threads":
+            importer = Importer(options_of(arguments))
+            return _run(lambda found: importer.run(found, _on_signals), settings)
         case _:
             print(
                 sign_token(

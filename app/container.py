@@ -22,6 +22,7 @@ from app.services.assistants import AssistantService
 from app.services.crowd import Crowd
 from app.services.execution import Executor
 from app.services.health import HealthService
+from app.services.imports import ImportService
 from app.services.publisher import Publisher
 from app.services.queue import QueuePolicy, QueueService
 from app.services.relay import Relay
@@ -124,6 +125,16 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
         )
     finally:
         await upstream.aclose()
+        await database.aclose()
+
+
+@asynccontextmanager
+async def import_service(settings: Settings) -> AsyncGenerator[ImportService]:
+    """Wire what takes conversations from elsewhere; close its connections at the end."""
+    database = _database(settings, patience_s=WORKER_PATIENCE_S)
+    try:
+        yield ImportService(database)
+    finally:
         await database.aclose()
 
 

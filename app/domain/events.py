@@ -163,6 +163,35 @@ class RunChanged:
         return _data(self.type, session_id, seq, at, {"run": run.body()})
 
 
+@dataclass(slots=True)
+class MessageRetold(MessageChanged):
+    """A message of a conversation that was held elsewhere: its instants are those of then."""
+
+    def stamp(self, session_id: str, seq: int, at: datetime) -> str:
+        """Set the message's place; return the event's data."""
+        place = seq if self.opened is None else self.opened.message.seq
+        self.message = replace(self.message, seq=place, turn=place)
+        return _data(self.type, session_id, seq, at, {"message": self.message.body()})
+
+
+@dataclass(slots=True)
+class RunRetold(RunChanged):
+    """A run's status in a conversation that was held elsewhere: its instants are those of then."""
+
+    queued: "RunRetold | None" = field(default=None, repr=False)
+    """With a later status: the `run.queued` that was drafted before it, and gives its place."""
+
+    def stamp(self, session_id: str, seq: int, at: datetime) -> str:
+        """Set the run's place; return the event's data."""
+        place = turn = seq
+        if self.queued is not None:
+            place, turn = self.queued.run.seq, self.queued.run.turn
+        elif self.turn_of is not None:
+            turn = self.turn_of.message.turn
+        self.run = replace(self.run, seq=place, turn=turn)
+        return _data(self.type, session_id, seq, at, {"run": self.run.body()})
+
+
 Draft = Delta | Withdrawal | StepChanged | MessageChanged | RunChanged
 
 

@@ -4,6 +4,7 @@ A unit of work is one database transaction: it commits when its block ends well,
 held across an upstream call or between two events of a stream.
 """
 
+from app.ports.imports import Imported, Imports
 from app.ports.log import Append, Cursor, EventLog, LogState, ThreadMark
 from app.ports.queue import Claim, Queue, Thread, Upkeep
 from app.ports.records import (
@@ -52,6 +53,8 @@ __all__ = [
     "EventLog",
     "FirstAnswer",
     "Generation",
+    "Imported",
+    "Imports",
     "LogState",
     "Messages",
     "Page",

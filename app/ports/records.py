@@ -127,9 +127,15 @@ class Sessions(Protocol):
     """Tutoring sessions; every look-up is by owner."""
 
     async def add(
-        self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
+        self,
+        user_id: str,
+        assistant_id: str,
+        title: str | None,
+        metadata: JsonObject,
+        *,
+        created_at: datetime | None = None,
     ) -> TutoringSession:
-        """Open a session."""
+        """Open a session; one that was opened elsewhere, long ago, keeps its age."""
         ...
 
     async def get(

@@ -7,6 +7,7 @@ client's own note and changes nothing that the log tells.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -101,13 +102,20 @@ class PostgresSessions:
         self._driver = driver
 
     async def add(
-        self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
+        self,
+        user_id: str,
+        assistant_id: str,
+        title: str | None,
+        metadata: JsonObject,
+        *,
+        created_at: datetime | None = None,
     ) -> TutoringSession:
-        """Open a session.
+        """Open a session; one that was opened elsewhere, long ago, keeps its age.
 
         Raises:
             NotFoundError: The assistant was deleted a moment ago.
         """
+        age = {} if created_at is None else {"created_at": created_at}
         opened = (
             insert(SessionRow)
             .values(
@@ -117,6 +125,7 @@ class PostgresSessions:
                 title=title,
                 status=SessionStatus.OPEN,
                 meta=metadata,
+                **age,
             )
             .returning(SessionRow)
         )

@@ -27,6 +27,7 @@ from app.adapters.postgres.driver import (
     check_cancelled,
     is_cancelled,
 )
+from app.adapters.postgres.imports import PostgresImports
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
@@ -71,6 +72,7 @@ class PostgresUnitOfWork:
         self.upkeep = PostgresUpkeep(connection, driver)
         self.answers = PostgresAnswers(driver)
         self.tickets = PostgresTickets(connection)
+        self.imports = PostgresImports(driver)
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

@@ -65,9 +65,11 @@ WITH placed AS (
     RETURNING s.id, s.user_id, g.is_marked AND g.upstream_thread_id IS NULL AS is_lost
 ), new_runs AS (
     INSERT INTO runs (id, session_id, user_id, assistant_id, assistant_version, model, status,
-        attempts, input_message_id, meta, seq, turn, created_at)
+        attempts, input_message_id, output_message_id, last_error, incomplete_reason, usage, meta,
+        seq, turn, created_at, started_at, ended_at)
     SELECT n.id, p.id, p.user_id, n.assistant_id, n.assistant_version, n.model, n.status,
-        n.attempts, n.input_message_id, n.meta, n.seq, n.turn, n.created_at
+        n.attempts, n.input_message_id, n.output_message_id, n.last_error, n.incomplete_reason,
+        n.usage, n.meta, n.seq, n.turn, n.created_at, n.started_at, n.ended_at
     FROM placed p
     JOIN jsonb_populate_recordset(NULL::runs, $1::jsonb -> 'new_runs') n ON n.session_id = p.id
 ), new_messages AS (

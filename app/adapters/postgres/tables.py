@@ -266,6 +266,29 @@ class UpstreamThreadRow(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class ImportedThreadRow(Base):
+    """A conversation that came from elsewhere; kept when its session goes, so that it stays gone.
+
+    One place in a tenant, whoever's it is: taken for a second user it would show the words of
+    the first.
+    """
+
+    __tablename__ = "imported_threads"
+    __table_args__ = (
+        UniqueConstraint("source_id", "tenant", postgresql_nulls_not_distinct=True),
+        Index("ix_imported_threads_user", "user_id"),
+    )
+
+    session_id: Mapped[str] = mapped_column(primary_key=True)
+    """No foreign key: the record outlives the session."""
+    source_id: Mapped[str]
+    tenant: Mapped[str | None]
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    """Of what the source held: another one means that it has changed since."""
+    imported_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
 class AnswerRow(Base):
     """The first answer to a creating request that may be repeated."""
 
