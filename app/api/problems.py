@@ -95,6 +95,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; switch on this.")
     request_id: str = Field(description="Also in the `X-Request-ID` header.")
     errors: list[FieldError] | None = Field(None, description="With 422: each field's error.")
+    active_run_id: str | None = Field(None, description="With `session_busy`: the run's id.")
 
 
 def problem(
