@@ -52,7 +52,6 @@ COME_BACK: Final = (errors.StorageUnavailableError, errors.ShuttingDownError)
 """On event routes these are an empty stream: an EventSource then tries again."""
 
 _HTTP_CODES: Final = {
-    400: "invalid_request",
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
@@ -154,9 +153,16 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # Bytes that are no text, digits without end, nesting without end: as FastAPI reads it.
+        return _not_json(request)
     code = _HTTP_CODES.get(error.status_code, "http_error")
     detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
     return problem(request, error.status_code, code, detail, headers=error.headers)
+
+
+def _not_json(request: Request) -> Response:
+    return problem(request, 400, "invalid_json", "The body is not valid JSON.")
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -164,7 +170,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         raise TypeError
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
-        return problem(request, 400, "invalid_json", "The body is not valid JSON.")
+        return _not_json(request)
     known = request.app.state.field_names
     listed = [
         {"loc": _loc(item["loc"], known), "msg": _message(item), "type": item["type"]}
