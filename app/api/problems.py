@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.api.middleware import request_id_of
@@ -48,6 +49,7 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.ThreadLostError: 502,
 }
 
+METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 COME_BACK: Final = (errors.StorageUnavailableError, errors.ShuttingDownError)
 """On event routes these are an empty stream: an EventSource then tries again."""
 
@@ -158,7 +160,20 @@ async def _http_error(request: Request, error: Exception) -> Response:
         return _not_json(request)
     code = _HTTP_CODES.get(error.status_code, "http_error")
     detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
-    return problem(request, error.status_code, code, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return problem(request, error.status_code, code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of all routes of a path; a route knows only its own."""
+    scope, routes = request.scope, request.app.router.routes
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
 
 
 def _not_json(request: Request) -> Response:

@@ -570,6 +570,25 @@ async def test_unknown_paths_and_methods_are_problems(
     assert ("allow" in response.headers) is (status == 405)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/sessions", "GET, POST"),
+        ("/v1/assistants/{assistant}", "GET, PATCH, DELETE"),
+        ("/v1/sessions/{session}", "GET, PATCH, DELETE"),
+        (MESSAGES, "GET, POST"),
+        ("/v1/sessions/{session}/stream_tickets", "POST"),
+        ("/docs", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_all_the_right_ones(
+    place: Place, path: str, methods: str
+) -> None:
+    response = await place.client.http.put(place.path(path))
+    assert_problem(response, 405)
+    assert response.headers["allow"] == methods
+
+
 @pytest.mark.parametrize("path", ["/v1/me", "/v1/sessions", "/v1/none"])
 async def test_a_head_has_a_status_and_no_body(place: Place, path: str) -> None:
     response = await place.client.http.head(path)
