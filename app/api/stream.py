@@ -5,6 +5,7 @@ refused before one of these is made.
 """
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 from typing import Final, Protocol
@@ -17,6 +18,7 @@ from app.domain.errors import StorageUnavailableError
 from app.services.streams import Stream
 
 MEDIA_TYPE: Final = "text/event-stream"
+_REFUSED: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store, no-transform"),
@@ -101,6 +103,15 @@ class EventStreamResponse(Response):
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def is_accepted(accept: str) -> bool:
+    """Tell whether an `Accept` header names a stream, and does not refuse it by `q=0`."""
+    for item in accept.lower().split(","):
+        media_type, *parameters = [piece.strip() for piece in item.split(";")]
+        if media_type == MEDIA_TYPE:
+            return not any(_REFUSED.fullmatch(parameter) for parameter in parameters)
+    return False
 
 
 def come_back() -> Response:
