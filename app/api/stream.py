@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.protocol import hang_up
 from app.domain.errors import StorageUnavailableError
-from app.services.streams import Stream
+from app.services.streams import Stream, retry_block
 
 MEDIA_TYPE: Final = "text/event-stream"
 _REFUSED: Final = re.compile(r"q\s*=\s*0(\.0*)?")
@@ -116,4 +116,4 @@ def is_accepted(accept: str) -> bool:
 
 def come_back() -> Response:
     """Answer that there is nothing for now: an EventSource gives up on any other status."""
-    return Response(b"retry: 2000\n\n", 200, {"Cache-Control": "no-store"}, MEDIA_TYPE)
+    return Response(retry_block(), 200, {"Cache-Control": "no-store"}, MEDIA_TYPE)
