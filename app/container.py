@@ -246,6 +246,6 @@ def local_defaults(settings: Settings) -> Generator[Settings]:
             changes["openai_base_url"] = stack.enter_context(sandbox_process())
             changes["openai_api_key"] = SecretStr("sandbox")
         if settings.database_url is None:
-            folder = settings.data_dir.absolute() / "postgres"
+            folder = settings.data_folder().absolute() / "postgres"
             changes["database_url"] = SecretStr(stack.enter_context(embedded_postgres(folder)))
         yield settings.model_copy(update=changes)

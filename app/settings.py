@@ -1,16 +1,21 @@
 """The operator's knobs: environment variables, or `.env`; refused at start when wrong."""
 
+import re
 import secrets
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIN_SECRET_BYTES = 32
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+MAX_PORT = 65_535
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5}))?")
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 
 
 class SettingsError(Exception):
@@ -40,7 +45,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".data"), description="What the embedded defaults keep.")
 
     openai_api_key: SecretStr | None = Field(default=None, description="The upstream's key.")
-    openai_base_url: str | None = Field(default=None, description="The upstream, `/v1` included.")
+    openai_base_url: str | None = Field(
+        default=None, pattern=r"^https?://[^/]", description="The upstream, `/v1` included."
+    )
     upstream_api: Literal["responses"] = Field(default="responses", description="Its dialect.")
     upstream_background: bool = Field(
         default=False, description="Whether answers are generated detached from connections."
@@ -59,7 +66,7 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(default="127.0.0.1", description="Where `serve` and `api` listen.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Where `serve` and `api` listen.")
+    port: int = Field(default=8000, ge=0, le=MAX_PORT, description="Where `serve` and `api` listen.")
     cors_origins: str = Field(
         default="", description="Origins, comma-separated, that browsers may call from."
     )
@@ -129,8 +136,22 @@ class Settings(BaseSettings):
     @classmethod
     def _postgres(cls, value: SecretStr | None) -> SecretStr | None:
         schemes = ("postgres://", "postgresql://")
-        if value is not None and not value.get_secret_value().startswith(schemes):
+        if value is None:
+            return None
+        if not value.get_secret_value().startswith(schemes):
             raise ValueError("must start with postgres:// or postgresql://")
+        if not _names_hosts(value.get_secret_value()):
+            # The driver would print what it stumbles over, which may be half of a password.
+            raise ValueError("must be a URL: `/ ? # [ ]` in a name or password are written as %XX")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in value.split(","):
+            # As a browser sends it; any other would be refused without a word.
+            if origin.strip() and not _ORIGIN.fullmatch(origin.strip()):
+                raise ValueError("must be `*` or origins such as https://app.example, no path")
         return value
 
     @field_validator("log_level", mode="before")
@@ -180,12 +201,24 @@ class Settings(BaseSettings):
         """Whether the operator names a way past `DATABASE_URL`: then that is a pooler's."""
         return self.database_direct_url not in {None, self.database_url}
 
+    def data_folder(self) -> Path:
+        """Return `DATA_DIR`, made if it is not there.
+
+        Raises:
+            SettingsError: It can't be made.
+        """
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"DATA_DIR can't be used: {error.strerror}") from None
+        return self.data_dir
+
     def jwt_secret(self) -> str:
         """Return the HS256 secret; on a loopback host without one, a development key is made.
 
         Raises:
             SettingsError: Others can reach the host, and nobody is trusted to sign tokens, or
-                the development key is damaged.
+                the development key is damaged, or can't be kept.
         """
         if self.auth_jwt_secret is not None:
             return self.auth_jwt_secret.get_secret_value()
@@ -194,7 +227,7 @@ class Settings(BaseSettings):
                 "set AUTH_JWT_SECRET or AUTH_JWKS_URL: HOST is not loopback, so the development "
                 "key is refused"
             )
-        path = self.data_dir / "development.key"
+        path = self.data_folder() / "development.key"
         if not path.exists():
             _write_key(path)
         key = path.read_text()
@@ -204,9 +237,18 @@ class Settings(BaseSettings):
         return key
 
 
+def _names_hosts(url: str) -> bool:
+    """Tell whether what stands between `//` and the path are hosts and ports."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    except ValueError:
+        return False
+    found = [_HOST.fullmatch(host) for host in hosts]
+    return all(match and int(match["port"] or 0) <= MAX_PORT for match in found)
+
+
 def _write_key(path: Path) -> None:
     """Write a fresh key, whole or not at all: processes that start together share one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         draft.touch(mode=0o600)
@@ -231,3 +273,5 @@ def load(**overrides: object) -> Settings:
             for e in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         raise SettingsError("\n".join(lines)) from None
+    except UnicodeDecodeError:
+        raise SettingsError(".env is not UTF-8 text") from None

@@ -16,7 +16,7 @@ from app.api.deps import (
     SessionId,
 )
 from app.api.problems import invalid, responses
-from app.api.stream import MEDIA_TYPE, EventStreamResponse
+from app.api.stream import MEDIA_TYPE, EventStreamResponse, is_accepted
 from app.domain.errors import NotFoundError
 from app.domain.models import Part, User
 from app.services.runs import Posted
@@ -56,7 +56,7 @@ async def post_message(  # noqa: PLR0913, PLR0917 - the parts of the request
 ) -> Response:
     """Say something. The answer is a run: poll it, wait for it, or follow its events."""
     content = _parts(wanted, services.users.limits.message_chars)
-    wants_stream = MEDIA_TYPE in accept and wanted.run
+    wants_stream = is_accepted(accept) and wanted.run
     posted = await services.runs.post(
         user,
         session_id,

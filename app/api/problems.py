@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.api.middleware import request_id_of
@@ -48,11 +49,11 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.ThreadLostError: 502,
 }
 
+METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 COME_BACK: Final = (errors.StorageUnavailableError, errors.ShuttingDownError)
 """On event routes these are an empty stream: an EventSource then tries again."""
 
 _HTTP_CODES: Final = {
-    400: "invalid_request",
     404: "not_found",
     405: "method_not_allowed",
     406: "not_acceptable",
@@ -95,6 +96,7 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; switch on this.")
     request_id: str = Field(description="Also in the `X-Request-ID` header.")
     errors: list[FieldError] | None = Field(None, description="With 422: each field's error.")
+    active_run_id: str | None = Field(None, description="With `session_busy`: the run's id.")
 
 
 def problem(
@@ -153,9 +155,29 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise TypeError
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # Bytes that are no text, digits without end, nesting without end: as FastAPI reads it.
+        return _not_json(request)
     code = _HTTP_CODES.get(error.status_code, "http_error")
     detail = HTTPStatus(error.status_code).description or HTTPStatus(error.status_code).phrase
-    return problem(request, error.status_code, code, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return problem(request, error.status_code, code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of all routes of a path; a route knows only its own."""
+    scope, routes = request.scope, request.app.router.routes
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+
+
+def _not_json(request: Request) -> Response:
+    return problem(request, 400, "invalid_json", "The body is not valid JSON.")
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -163,7 +185,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         raise TypeError
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
-        return problem(request, 400, "invalid_json", "The body is not valid JSON.")
+        return _not_json(request)
     known = request.app.state.field_names
     listed = [
         {"loc": _loc(item["loc"], known), "msg": _message(item), "type": item["type"]}

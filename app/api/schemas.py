@@ -97,8 +97,8 @@ class AssistantCreate(_In):
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
     tool_resources: Json = {}
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
-    top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     response_format: Literal["auto"] | Json = "auto"
     metadata: Metadata = {}
 
@@ -113,8 +113,8 @@ class AssistantUpdate(_In):
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
     tool_resources: Json = {}
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
-    top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     response_format: Literal["auto"] | Json = "auto"
     metadata: Metadata = {}
 

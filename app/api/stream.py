@@ -5,6 +5,7 @@ refused before one of these is made.
 """
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 from typing import Final, Protocol
@@ -14,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.protocol import hang_up
 from app.domain.errors import StorageUnavailableError
-from app.services.streams import Stream
+from app.services.streams import Stream, retry_block
 
 MEDIA_TYPE: Final = "text/event-stream"
+_REFUSED: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 HEADERS: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store, no-transform"),
@@ -103,6 +105,15 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
+def is_accepted(accept: str) -> bool:
+    """Tell whether an `Accept` header names a stream, and does not refuse it by `q=0`."""
+    for item in accept.lower().split(","):
+        media_type, *parameters = [piece.strip() for piece in item.split(";")]
+        if media_type == MEDIA_TYPE:
+            return not any(_REFUSED.fullmatch(parameter) for parameter in parameters)
+    return False
+
+
 def come_back() -> Response:
     """Answer that there is nothing for now: an EventSource gives up on any other status."""
-    return Response(b"retry: 2000\n\n", 200, {"Cache-Control": "no-store"}, MEDIA_TYPE)
+    return Response(retry_block(), 200, {"Cache-Control": "no-store"}, MEDIA_TYPE)

@@ -23,7 +23,7 @@ from app.domain.events import Event, snapshot_data
 from app.domain.models import Run, TutoringSession, User
 from app.ports import Cursor, Database, LogState, PageQuery, UnitOfWork, Wake, Wakes, WakeUps
 from app.services.sessions import owned
-from app.services.streams import Channel, Entry, Stream
+from app.services.streams import Channel, Entry, Stream, retry_block
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ PAGE: Final = 500
 SNAPSHOT_MESSAGES: Final = 20
 LIFE_S: Final = (600.0, 900.0)
 AWAY_RETRY_S: Final = 0.5
-RETRY_MS: Final = (1000, 3000)
 
 
 class Relay:
@@ -257,7 +256,6 @@ class Relay:
         run: Run | None = None,
         over_at: int | None = None,
     ) -> Stream:
-        retry = f"retry: {random.randint(*RETRY_MS)}\n\n".encode()  # noqa: S311 - jitter
         life = min(
             random.uniform(*LIFE_S),  # noqa: S311 - jitter
             user.principal.expires_at - time.time(),  # noqa: TID251 - written by its signer
@@ -280,7 +278,7 @@ class Relay:
             cursor=cursor,
             run_id=run.id if run else None,
             over_at=over_at,
-            preface=retry + preface,
+            preface=retry_block() + preface,
             ends_at=time.monotonic() + life,
         )
         channel.streams.add(stream)

@@ -6,6 +6,7 @@ moves in the same step in which live readers are given what is new.
 """
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,12 +17,18 @@ from app.domain.events import DONE_BLOCK, RUN_END_TYPES, Event
 
 KEEP_ALIVE_S: Final = 15.0
 KEEP_ALIVE: Final = b": keep-alive\n\n"
+RETRY_MS: Final = (1000, 3000)
 MAX_PENDING_BYTES: Final = 1 << 20
 """What a live reader may leave unread before it is cut; it resumes from the log."""
 MAX_BLOCKED_S: Final = 20.0
 """How long one send may wait for a reader that does not read."""
 PATIENCE_S: Final = 10.0
 """How long after its time is up a stream may wait for such a reader."""
+
+
+def retry_block() -> bytes:
+    """Say when to come back; not to all the same, or they would all come at once."""
+    return f"retry: {random.randint(*RETRY_MS)}\n\n".encode()  # noqa: S311 - jitter
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,10 +163,14 @@ ASSISTANT: list[Any] = [
     {"temperature": 2.1},
     {"temperature": -0.1},
     {"temperature": CANARY},
+    {"temperature": "1"},
+    {"temperature": True},
     {"temperature": float("nan")},
     {"temperature": float("inf")},
     {"top_p": 1.1},
     {"top_p": None},
+    {"top_p": "0.5"},
+    {"top_p": False},
     {"top_p": float("nan")},
     *({"tool_resources": value} for value in JSON_OBJECTS),
     *({"response_format": value} for value in JSON_OBJECTS),
@@ -307,7 +311,8 @@ async def test_what_is_no_json_object_is_refused(place: Place, route: tuple[str,
             headers={"Content-Type": "application/json"},
         )
         # Some depths are read, and then are no object.
-        assert_problem(response, *({400, 422} if body[:1] == b"[" else {status}))
+        found = assert_problem(response, *({400, 422} if body[:1] == b"[" else {status}))
+        assert found["code"] == ("invalid_json" if found["status"] == 400 else "invalid_request")
 
 
 @pytest.mark.parametrize("route", JSON_ROUTES, ids=" ".join)
@@ -563,6 +568,25 @@ async def test_unknown_paths_and_methods_are_problems(
     found = assert_problem(response, status)
     assert found["code"] == {404: "not_found", 405: "method_not_allowed"}[status]
     assert ("allow" in response.headers) is (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/sessions", "GET, POST"),
+        ("/v1/assistants/{assistant}", "GET, PATCH, DELETE"),
+        ("/v1/sessions/{session}", "GET, PATCH, DELETE"),
+        (MESSAGES, "GET, POST"),
+        ("/v1/sessions/{session}/stream_tickets", "POST"),
+        ("/docs", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_all_the_right_ones(
+    place: Place, path: str, methods: str
+) -> None:
+    response = await place.client.http.put(place.path(path))
+    assert_problem(response, 405)
+    assert response.headers["allow"] == methods
 
 
 @pytest.mark.parametrize("path", ["/v1/me", "/v1/sessions", "/v1/none"])

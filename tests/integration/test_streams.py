@@ -257,6 +257,29 @@ async def test_a_post_that_accepts_a_stream_is_the_run_s_stream(shared: Stack) -
         assert posted[-1].event == "done"
 
 
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [
+        ("TEXT/Event-Stream", True),
+        ("text/event-stream; charset=utf-8", True),
+        ("application/json;q=0.5, text/event-stream;q=0.1", True),
+        ("text/event-stream;q=0", False),
+        ("application/json, text/event-stream; Q=0.00", False),
+        ("text/event-streams", False),
+        ("*/*", False),
+        (";, ,=", False),
+    ],
+)
+async def test_a_stream_is_what_the_accept_header_says(
+    shared: Stack, accept: str, *, is_stream: bool
+) -> None:
+    client = shared.client()
+    path = f"/v1/sessions/{await client.open_session()}/messages"
+    body, headers = {"content": "1"}, {"Accept": accept}
+    async with client.http.stream("POST", path, json=body, headers=headers) as response:
+        assert response.status_code == (200 if is_stream else 202)
+
+
 async def test_two_readers_of_a_session_get_the_very_same_bytes(shared: Stack) -> None:
     client = shared.client()
     session = await client.open_session()

@@ -52,3 +52,10 @@ def test_who_is_asked_to_come_back_is_told_when(kind: type[DomainError]) -> None
     ):
         assert error.retry_after is not None
         assert error.retry_after.total_seconds() >= 1
+
+
+def test_readers_who_are_sent_away_do_not_all_come_back_at_once() -> None:
+    bodies = [bytes(problems.come_back().body) for _ in range(50)]
+    waits = {int(body.removeprefix(b"retry: ").removesuffix(b"\n\n")) for body in bodies}
+    assert len(waits) > 5
+    assert all(1000 <= wait <= 3000 for wait in waits)

@@ -108,6 +108,17 @@ def test_numbers_are_bounded(
         ("DATABASE_URL", f"mysql://root:{CANARY}@db/x"),
         ("DATABASE_URL", CANARY),
         ("DATABASE_DIRECT_URL", f"sqlite:///{CANARY}"),
+        ("DATABASE_URL", f"postgres://u:{CANARY}/w@db.example/x"),
+        ("DATABASE_URL", f"postgres://u:{CANARY}#w@db.example/x"),
+        ("DATABASE_URL", f"postgres://u:{CANARY}@[::1/x"),
+        ("DATABASE_URL", f"postgres://u:{CANARY}@db.example:port/x"),
+        ("DATABASE_DIRECT_URL", f"postgres://u:{CANARY}@db.example:65536/x"),
+        ("OPENAI_BASE_URL", CANARY),
+        ("OPENAI_BASE_URL", f"file:///{CANARY}"),
+        ("CORS_ORIGINS", CANARY),
+        ("CORS_ORIGINS", f"https://a.test,{CANARY}:3000"),
+        ("CORS_ORIGINS", f"https://{CANARY}.test/"),
+        ("CORS_ORIGINS", f"https://a.test https://{CANARY}.test"),
         ("AUTH_JWT_SECRET", CANARY[:31]),
         ("AUTH_JWKS_URL", f"ftp://{CANARY}"),
         ("AUTH_JWKS_URL", f"file:///{CANARY}"),
@@ -140,6 +151,9 @@ def test_every_wrong_setting_has_its_own_line(monkeypatch: pytest.MonkeyPatch) -
         "postgres://u:p@db.example:5432/x",
         "postgresql://u:p@db.example/x?sslmode=require",
         "postgres://u@/x?host=/tmp/sockets",
+        "postgresql://postgres:@/x?host=/tmp/sockets",
+        "postgres://u:p%2Fw@[::1]:5432/x",
+        "postgres://u:p@a.example:5432,b.example:/x",
     ],
 )
 def test_database_urls_are_taken_as_hosters_print_them(
@@ -200,6 +214,25 @@ def test_a_development_key_that_was_half_written_signs_nothing(
     (tmp_path / "development.key").write_text(content)
     with pytest.raises(SettingsError, match=r"development\.key"):
         load(data_dir=tmp_path).jwt_secret()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "x"):
+        with pytest.raises(SettingsError, match="DATA_DIR"):
+            load(data_dir=folder).jwt_secret()
+
+
+def test_a_dotenv_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("DEFAULT_MODEL=große".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"\.env"):
+        load()
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "http://localhost:5173", "capacitor://localhost"])
+def test_origins_are_what_browsers_send(monkeypatch: pytest.MonkeyPatch, origin: str) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", origin)
+    assert load().origins == [origin]
 
 
 def test_origins_are_a_list_and_log_levels_have_no_case(monkeypatch: pytest.MonkeyPatch) -> None:
