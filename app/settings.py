@@ -66,7 +66,9 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(default="127.0.0.1", description="Where `serve` and `api` listen.")
-    port: int = Field(default=8000, ge=0, le=MAX_PORT, description="Where `serve` and `api` listen.")
+    port: int = Field(
+        default=8000, ge=0, le=MAX_PORT, description="Where `serve` and `api` listen."
+    )
     cors_origins: str = Field(
         default="", description="Origins, comma-separated, that browsers may call from."
     )

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from app.api import present, schemas
 from app.api.deps import AssistantId, CurrentUser, PageOf, Repeatable, Services
 from app.api.problems import responses
+from app.domain.errors import DefaultAssistantError
 from app.domain.models import Assistant, AssistantConfig, User
 from app.services.assistants import may_read
 
@@ -75,7 +76,9 @@ async def update_assistant(
     return present.body(_body(user, updated))
 
 
-@router.delete("/{assistant_id}", status_code=204, responses=responses(403, 404, 409))
+@router.delete(
+    "/{assistant_id}", status_code=204, responses=responses(403, 404, DefaultAssistantError())
+)
 async def delete_assistant(
     services: Services, user: CurrentUser, assistant_id: AssistantId
 ) -> Response:

@@ -13,11 +13,12 @@ from app.api import examples
 from app.api.deps import EventCursor, RunId, Services, SessionId, StreamReader
 from app.api.problems import responses
 from app.api.stream import MEDIA_TYPE, EventStreamResponse
+from app.domain.errors import InvalidCursorError, TooManyStreamsError
 
 router = APIRouter(
     prefix="/v1/sessions/{session_id}",
     tags=["events"],
-    responses=responses(400, 401, 404, 422, 429),
+    responses=responses(InvalidCursorError(), 401, 404, 422, TooManyStreamsError()),
 )
 
 _STREAM: dict[int | str, dict[str, Any]] = {

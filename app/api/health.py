@@ -23,12 +23,15 @@ class Readiness(Health):
     workers: int = Field(description="Workers seen in the last minute; reported, not required.")
 
 
+# Load balancers and monitors often ask by HEAD.
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_model=Health)
 async def live() -> Response:
     """Tell whether the process is alive."""
     return present.body({"status": "ok"})
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, responses=responses(503))
 async def ready(services: Services) -> Response:
     """Tell whether the database and its schema are there."""

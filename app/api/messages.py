@@ -17,7 +17,7 @@ from app.api.deps import (
 )
 from app.api.problems import invalid, responses
 from app.api.stream import MEDIA_TYPE, EventStreamResponse, is_accepted
-from app.domain.errors import NotFoundError
+from app.domain.errors import NotFoundError, SessionBusyError
 from app.domain.models import Part, User
 from app.services.runs import Posted
 from app.services.streams import Stream
@@ -44,7 +44,7 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     "",
     status_code=202,
     response_model=schemas.PostedOut,
-    responses={**_POSTED, **responses(400, 408, 409, 413, 429)},
+    responses={**_POSTED, **responses(400, 408, SessionBusyError(examples.RUN["id"]), 413, 429)},
 )
 async def post_message(  # noqa: PLR0913, PLR0917 - the parts of the request
     services: Services,

@@ -49,6 +49,8 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.ThreadLostError: 502,
 }
 
+NOT_JSON: Final = ("invalid_json", "The body is not valid JSON.")
+INVALID: Final = ("invalid_request", "Some fields are not valid.")
 METHODS: Final = ("GET", "HEAD", "POST", "PATCH", "DELETE")
 COME_BACK: Final = (errors.StorageUnavailableError, errors.ShuttingDownError)
 """On event routes these are an empty stream: an EventSource then tries again."""
@@ -109,25 +111,64 @@ def problem(
     **more: Any,
 ) -> Response:
     """Render a problem."""
-    body = {
+    body = _body(status, code, detail, request_id_of(request.scope), more)
+    return Response(dump(body), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def _body(
+    status: int, code: str, detail: str, request_id: str, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": request_id_of(request.scope),
+        "request_id": request_id,
         **more,
     }
-    return Response(dump(body), status, dict(headers or {}), MEDIA_TYPE)
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the problems that a route may answer with."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in statuses
-    }
+def responses(*refusals: int | errors.DomainError) -> dict[int | str, dict[str, Any]]:
+    """Document the problems that a route may answer with, each with an example."""
+    found: dict[int | str, dict[str, Any]] = {}
+    for refusal in refusals:
+        status = refusal if isinstance(refusal, int) else status_of(refusal)
+        sample = _SAMPLES.get(status) if isinstance(refusal, int) else refusal
+        content = {
+            "schema": {"$ref": "#/components/schemas/Problem"},
+            "example": _example(status, sample),
+        }
+        found[status] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: content},
+        }
+    return found
+
+
+_SAMPLES: Final[Mapping[int, errors.DomainError]] = {
+    401: errors.UnauthenticatedError(),
+    403: errors.ForbiddenError(),
+    404: errors.NotFoundError(),
+    409: errors.RequestInFlightError(),
+    429: errors.TooManyRunsError(),
+    503: errors.StorageUnavailableError(),
+}
+
+
+def _example(status: int, error: errors.DomainError | None) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if error is not None:
+        code, detail, more = error.code, error.detail, dict(error.extras())
+    elif status == HTTPStatus.BAD_REQUEST:
+        code, detail = NOT_JSON
+    elif status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        code, detail = INVALID
+        wrong = {"loc": ["query", "limit"], "msg": "Input should be a valid integer"}
+        more["errors"] = [{**wrong, "type": "int_parsing"}]
+    else:
+        code, detail = _HTTP_CODES[status], HTTPStatus(status).description
+    return _body(status, code, detail, "req_5d0f3a9c2b7e4410", more)
 
 
 def status_of(error: errors.DomainError) -> int:
@@ -177,7 +218,7 @@ def _allowed(request: Request) -> list[str]:
 
 
 def _not_json(request: Request) -> Response:
-    return problem(request, 400, "invalid_json", "The body is not valid JSON.")
+    return problem(request, 400, *NOT_JSON)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
@@ -191,7 +232,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
         {"loc": _loc(item["loc"], known), "msg": _message(item), "type": item["type"]}
         for item in found
     ]
-    return problem(request, 422, "invalid_request", "Some fields are not valid.", errors=listed)
+    return problem(request, 422, *INVALID, errors=listed)
 
 
 def invalid(loc: tuple[str, ...], message: str) -> RequestValidationError:

@@ -17,11 +17,20 @@ GONE_MS: Final = 120_000
 stream's life: a phone that changes networks leaves half-open streams behind, and its user would
 soon be refused another one with 429, after which a native EventSource gives up for good.
 Shorter, and a stream would not outlast a tunnel."""
+MAX_HEAD_BYTES: Final = 65_536
+"""Of a request's headers: all are kept before anybody is asked for a token."""
+_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\nconnection: close\r\n\r\n"
+)
 _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class AbortableProtocol(HttpToolsProtocol):
     """uvicorn's protocol; each request knows how to drop its connection."""
+
+    _is_getting_on = False
+    _barren_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the kernel give up readers that vanished without a word (Linux)."""
@@ -30,10 +39,30 @@ class AbortableProtocol(HttpToolsProtocol):
             sock: socket.socket = transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, GONE_MS)
 
+    def data_received(self, data: bytes) -> None:
+        """Refuse headers, or trailers, that do not end."""
+        self._is_getting_on = False
+        super().data_received(data)
+        self._barren_bytes = 0 if self._is_getting_on else self._barren_bytes + len(data)
+        if self._barren_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
     def on_message_begin(self) -> None:
         """Offer it to the request that begins."""
         super().on_message_begin()
+        self._is_getting_on = True
         cast("dict[str, Any]", self.scope)["extensions"] = {_ABORT: self.transport.abort}
+
+    def on_headers_complete(self) -> None:
+        """Begin the request."""
+        self._is_getting_on = True
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of a body on; how much of it may come is the application's to say."""
+        self._is_getting_on = True
+        super().on_body(body)
 
 
 def hang_up(scope: Scope) -> None:

@@ -6,9 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from app.api import present, schemas
+from app.api import examples, present, schemas
 from app.api.deps import CurrentUser, PageOf, Repeatable, RunId, Services, SessionId
 from app.api.problems import responses
+from app.domain.errors import RunEndedError, SessionBusyError
 from app.domain.models import RunStatus
 
 router = APIRouter(
@@ -24,7 +25,7 @@ MAX_WAIT_S = 60
     "",
     status_code=202,
     response_model=schemas.RunOut,
-    responses=responses(400, 408, 409, 413, 429),
+    responses=responses(400, 408, SessionBusyError(examples.RUN["id"]), 413, 429),
 )
 async def create_run(
     services: Services,
@@ -78,7 +79,10 @@ async def read_run(  # noqa: PLR0913, PLR0917 - the query's parameters
 
 
 @router.post(
-    "/{run_id}/cancel", status_code=202, response_model=schemas.RunOut, responses=responses(409)
+    "/{run_id}/cancel",
+    status_code=202,
+    response_model=schemas.RunOut,
+    responses=responses(RunEndedError()),
 )
 async def cancel_run(
     services: Services, user: CurrentUser, session_id: SessionId, run_id: RunId

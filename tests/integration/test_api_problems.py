@@ -597,6 +597,13 @@ async def test_a_head_has_a_status_and_no_body(place: Place, path: str) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_health_may_be_asked_for_by_head(place: Place, path: str) -> None:
+    response = await place.client.http.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert (await place.client.http.post(path)).headers["allow"] == "GET, HEAD"
+
+
 async def test_a_slash_too_many_leads_nowhere_that_a_caller_chooses(place: Place) -> None:
     response = await place.client.http.get("/v1/sessions/", headers={"Host": f"{CANARY}.test"})
     assert CANARY not in repr(response.headers)

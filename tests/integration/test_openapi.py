@@ -133,8 +133,13 @@ def test_every_refusal_is_documented_as_a_problem(name: str) -> None:
         for status, response in operation["responses"].items()
         if not status.startswith("2")
     }
-    for response in refusals.values():
-        assert response["content"] == {"application/problem+json": PROBLEM}
+    for status, response in refusals.items():
+        assert set(response["content"]) == {"application/problem+json"}
+        content = response["content"]["application/problem+json"]
+        assert content["schema"] == PROBLEM["schema"]
+        check(content["example"], PROBLEM["schema"], STRICT)
+        # Its own, and not any problem's.
+        assert content["example"]["status"] == int(status)
     path = name.partition(" ")[2]
     if path.startswith("/v1"):
         assert "401" in refusals

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -147,3 +148,48 @@ async def test_a_body_that_comes_too_slowly_is_refused(stack: Stack, every_s: fl
         assert b"connection: close" in head.lower()
         assert json.loads(body)["code"] == "body_too_slow"
         assert took_s >= PATIENCE_S
+
+
+HEADS = {
+    "one header": (b"GET /healthz HTTP/1.1\r\nX-Long: ", b"a" * 65_536),
+    "many headers": (b"GET /healthz HTTP/1.1\r\n", b"X-More: 1\r\n" * 6_000),
+    "trailers": (
+        b"POST /v1/sessions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n",
+        b"X-More: 1\r\n" * 6_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+async def test_headers_without_end_are_cut(stack: Stack, kind: str) -> None:
+    url = urlsplit(stack.api_urls[0])
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    begin, more = HEADS[kind]
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        writer.write(begin)
+        while sent < 64 << 20:
+            writer.write(more)
+            await writer.drain()
+            sent += len(more)
+
+    try:
+        with suppress(ConnectionError):
+            await asyncio.wait_for(send(), 30)
+        with suppress(ConnectionError):
+            await asyncio.wait_for(reader.read(), 30)
+    finally:
+        writer.close()
+    # What is on its way counts, too.
+    assert sent < 32 << 20
+    assert (await stack.client().http.get("/readyz")).status_code == 200
+
+
+async def test_long_headers_and_long_bodies_are_taken(stack: Stack) -> None:
+    client = stack.client()
+    headers = {"X-Long": "a" * 32_000, "Content-Type": "application/json"}
+    body = b'{"title":"x"}' + b" " * 1_900_000
+    response = await client.http.post("/v1/sessions", content=body, headers=headers)
+    assert response.status_code == 201, response.text
