@@ -14,8 +14,9 @@ from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.migrate import migrate as migrate_database
 from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
-from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.responses.upstream import ResponsesUpstream
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
+from app.adapters.wire.client import UpstreamConfig
 from app.domain import ids
 from app.ports import Database, TokenVerifier, Upstream, WakeUps
 from app.services.assistants import AssistantService

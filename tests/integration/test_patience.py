@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.responses.upstream import ResponsesUpstream
+from app.adapters.wire.client import UpstreamConfig
 from app.domain.models import RunStatus
 from app.sandbox.config import SandboxConfig
 from app.services import attempts

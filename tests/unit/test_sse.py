@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.adapters.responses.sse import MAX_EVENT_BYTES, EventDecoder
+from app.adapters.wire.sse import MAX_EVENT_BYTES, EventDecoder
 from app.domain.errors import UpstreamInterruptedError
 
 NOT_LINE_ENDS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e"

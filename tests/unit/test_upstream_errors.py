@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from app.adapters.responses.errors import translate
+from app.adapters.wire.errors import translate
 from app.domain.errors import (
     ThreadBusyError,
     ThreadLostError,

@@ -3,6 +3,8 @@
 Those may hold the student's text, or a part of the key.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,6 +19,8 @@ from app.domain.errors import (
     UpstreamInterruptedError,
 )
 
+UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading data of any other shape raises."""
 MAX_RETRY_AFTER: Final = timedelta(minutes=10)
 
 _NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -75,6 +79,22 @@ def translate(
     if isinstance(error, openai.APIConnectionError | httpx2.HTTPError):
         return interrupted()
     return interrupted("upstream_garbage")
+
+
+@contextmanager
+def translated() -> Generator[None]:
+    """Raise the domain's errors for the vendor's, and for answers of an unknown shape."""
+    try:
+        yield
+    except openai.InternalServerError as error:
+        # A gateway may say so of a generation that goes on behind it.
+        failed = translate(error)
+        failed.generated = True
+        raise failed from None
+    except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError) as error:
+        raise translate(error) from None
+    except UNREADABLE:
+        raise interrupted("upstream_garbage") from None
 
 
 def _of_status(error: openai.APIStatusError) -> UpstreamError:
