@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from pydantic import SecretStr
 
+from app.adapters.assistants.upstream import AssistantsUpstream
 from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
 from app.adapters.postgres.database import PostgresDatabase
@@ -30,6 +31,7 @@ from app.services.runs import RunService
 from app.services.sessions import SessionService
 from app.services.threads import ThreadService
 from app.services.tickets import TicketService
+from app.services.tutors import TutorBook
 from app.services.upkeep import UpkeepService
 from app.services.users import Limits, UserService
 from app.settings import Settings, SettingsError
@@ -102,7 +104,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
 async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
     database = _database(settings, patience_s=WORKER_PATIENCE_S)
-    upstream = make_upstream(settings)
+    upstream = make_upstream(settings, database)
     publisher = Publisher(database)
     policy = QueuePolicy(
         lease=settings.run_lease,
@@ -143,25 +145,31 @@ def _wakeups(settings: Settings) -> PostgresWakeUps:
     return PostgresWakeUps(settings.direct_database(), pooled=pooled)
 
 
-def make_upstream(settings: Settings) -> Upstream:
+def make_upstream(settings: Settings, database: Database) -> Upstream:
     """Return the adapter for the configured upstream.
 
     Raises:
-        SettingsError: No key is set.
+        SettingsError: It is not told where the upstream is, or has no key.
     """
     if settings.openai_api_key is None:
         raise SettingsError("OPENAI_API_KEY is not set (only `serve` runs a sandbox without it)")
-    return ResponsesUpstream(
-        UpstreamConfig(
-            api_key=settings.openai_api_key.get_secret_value(),
-            base_url=settings.openai_base_url,
-            first_byte_s=settings.upstream_first_byte_s,
-            idle_s=settings.upstream_idle_s,
-            # One stream a run, and room for the calls beside them.
-            max_connections=settings.worker_concurrency + 50,
-            background=settings.upstream_background,
-        )
+    config = UpstreamConfig(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        first_byte_s=settings.upstream_first_byte_s,
+        idle_s=settings.upstream_idle_s,
+        # One stream a run, and room for the calls beside them.
+        max_connections=settings.worker_concurrency + 50,
+        background=settings.upstream_background,
     )
+    if settings.upstream_api == "responses":
+        return ResponsesUpstream(config)
+    if settings.openai_base_url is None:
+        raise SettingsError(
+            "UPSTREAM_API=assistants needs OPENAI_BASE_URL: OpenAI's own server has not spoken "
+            "it since 2026-08-26"
+        )
+    return AssistantsUpstream(config, TutorBook(database))
 
 
 def check_api(settings: Settings) -> None:
@@ -219,7 +227,8 @@ def local_defaults(settings: Settings) -> Generator[Settings]:
     """Own what is not configured, as processes of one machine, while the block lasts.
 
     Raises:
-        SettingsError: Others can reach the host, and the sandbox would answer them.
+        SettingsError: Others can reach the host, and the sandbox would answer them; or it does
+            not speak the configured dialect.
     """
     # The production image has no embedded server.
     from app.adapters.postgres.embedded import embedded_postgres  # noqa: PLC0415
@@ -227,6 +236,11 @@ def local_defaults(settings: Settings) -> Generator[Settings]:
     changes: dict[str, object] = {}
     with ExitStack() as stack:
         if settings.openai_api_key is None:
+            if settings.upstream_api == "assistants":
+                raise SettingsError(
+                    "UPSTREAM_API=assistants needs OPENAI_BASE_URL and OPENAI_API_KEY: the "
+                    "sandbox does not speak it"
+                )
             if not settings.is_loopback:
                 raise SettingsError(
                     "set OPENAI_API_KEY: HOST is not loopback, so the sandbox is refused"

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
 
     openai_api_key: SecretStr | None = Field(default=None, description="The upstream's key.")
     openai_base_url: str | None = Field(default=None, description="The upstream, `/v1` included.")
-    upstream_api: Literal["responses"] = Field(default="responses", description="Its dialect.")
+    upstream_api: Literal["responses", "assistants"] = Field(
+        default="responses", description="Its dialect."
+    )
     upstream_background: bool = Field(
         default=False, description="Whether answers are generated detached from connections."
     )
@@ -142,6 +144,15 @@ class Settings(BaseSettings):
     def _one_signer(self) -> Self:
         if self.auth_jwt_secret and self.auth_jwks_url:
             raise ValueError("set AUTH_JWT_SECRET or AUTH_JWKS_URL, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _background_has_a_meaning(self) -> Self:
+        if self.upstream_background and self.upstream_api == "assistants":
+            raise ValueError(
+                "UPSTREAM_BACKGROUND has no meaning with UPSTREAM_API=assistants, whose runs "
+                "always go on by themselves: leave it out"
+            )
         return self
 
     @property

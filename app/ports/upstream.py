@@ -54,6 +54,11 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """What was heard of the answer is void: it comes again, from its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What the tutor is doing meanwhile."""
 
@@ -76,7 +81,7 @@ class Ended:
     retryable: bool = False
 
 
-UpstreamEvent = Started | TextDelta | Step
+UpstreamEvent = Started | TextDelta | Restarted | Step
 
 
 class Upstream(Protocol):
@@ -144,8 +149,39 @@ class Upstream(Protocol):
         """Delete it and what it holds; one that is gone already is fine."""
         ...
 
+    async def tidy(self) -> None:
+        """Delete what stands upstream for configurations that no run has used for long.
+
+        Raises:
+            UpstreamError: Not all of it can be deleted, for now.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close every connection."""
+        ...
+
+
+class Tutors(Protocol):
+    """What stands upstream for configurations, where the upstream keeps such: one book for all.
+
+    A configuration is known by a digest of what the upstream is told of it.
+    """
+
+    async def find(self, digest: str) -> str | None:
+        """Return the upstream's id for a configuration, if it has one; note that it is used."""
+        ...
+
+    async def add(self, digest: str, tutor_id: str) -> str:
+        """Record a new one; return the one to use: another worker's may have been first."""
+        ...
+
+    async def unused(self, limit: int) -> Sequence[str]:
+        """Return those that are not needed upstream any more; they are not found again."""
+        ...
+
+    async def remove(self, tutor_id: str) -> None:
+        """Record that the upstream has it no more."""
         ...
 
 

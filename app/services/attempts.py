@@ -25,6 +25,7 @@ from app.ports import (
     Database,
     Ended,
     Generation,
+    Restarted,
     Started,
     Step,
     TextDelta,
@@ -195,6 +196,8 @@ class Attempts:
         match event:
             case TextDelta(part, text, kind):
                 self.answer.grow(part, text, kind)
+            case Restarted():
+                self.answer.hear_again()
             case Started(response_id):
                 self.response_id = response_id
                 self.log.note_response(response_id, is_urgent=self.upstream.is_background)

@@ -266,6 +266,25 @@ class UpstreamThreadRow(Base):
     deleted_at: Mapped[datetime | None]
 
 
+class UpstreamTutorRow(Base):
+    """An assistant upstream that stands for a configuration, until it is deleted there."""
+
+    __tablename__ = "upstream_tutors"
+    __table_args__ = (
+        Index(
+            "ix_upstream_tutors_current",
+            "digest",
+            unique=True,
+            postgresql_where="retired_at IS NULL",
+        ),
+    )
+
+    tutor_id: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    retired_at: Mapped[datetime | None]
+
+
 class AnswerRow(Base):
     """The first answer to a creating request that may be repeated."""
 

@@ -29,6 +29,9 @@ class ResponsesUpstream:
         self._config = config
         self._wire = WireClient(config)
 
+    async def tidy(self) -> None:
+        """A configuration goes with each request: nothing upstream stands for it."""
+
     @property
     def is_background(self) -> bool:
         """Whether a generation goes on when its listener is gone, and can be followed again."""
