@@ -193,7 +193,8 @@ class History:
         stored = json.loads(json.dumps(message_of(row).body()))
         if row["status"] != "in_progress" and told[-1].data["message"] != stored:
             self._say("message", message_id, f"row and event {told[-1].seq} differ")
-        if row["role"] != "assistant":
+        if row["role"] != "assistant" or row["run_id"] is None:
+            # What a thread was opened with was put there whole.
             return
         grown = [e for e in self.entries if e.data.get("message_id") == message_id]
         first, last = told[0].seq, told[-1].seq
