@@ -20,6 +20,8 @@ CACHE_S: Final = 600.0
 CACHED: Final = 500
 BATCH: Final = 50
 """How many are deleted at once."""
+MAX_FAILURES: Final = 3
+"""After so many the upstream is taken to be away."""
 _PATH: Final = "/assistants"
 
 
@@ -64,11 +66,17 @@ class UpstreamTutors:
         Raises:
             UpstreamError: Not all can be deleted, for now.
         """
+        failures: list[UpstreamError] = []
         for tutor_id in await self._book.unused(BATCH):
             try:
                 await self._wire.call("delete", f"{_PATH}/{tutor_id}")
             except UpstreamError as error:
                 # Another worker may be at it too.
                 if error.code not in {TUTOR_LOST, "upstream_not_found"}:
-                    raise
+                    failures.append(error)
+                    if len(failures) == MAX_FAILURES:
+                        break
+                    continue
             await self._book.remove(tutor_id)
+        if failures:
+            raise failures[0]

@@ -26,15 +26,17 @@ SELECT $2, $1, now() WHERE NOT EXISTS (SELECT FROM made)
 ON CONFLICT (tutor_id) DO NOTHING
 """
 
+# Those that can't be deleted must not come first for ever.
 _UNUSED = """
 WITH retired AS (
     UPDATE upstream_tutors SET retired_at = now()
     WHERE retired_at IS NULL AND used_at < now() - $1::interval
     RETURNING tutor_id
 )
-SELECT tutor_id FROM retired
-UNION SELECT tutor_id FROM upstream_tutors WHERE retired_at IS NOT NULL
-LIMIT $2
+SELECT tutor_id FROM (
+    SELECT tutor_id FROM retired
+    UNION SELECT tutor_id FROM upstream_tutors WHERE retired_at IS NOT NULL) gone
+ORDER BY random() LIMIT $2
 """
 
 
