@@ -24,8 +24,13 @@ STATUSES: Final = {
 }
 """How a run ends, or waits for us: its stream ends then too."""
 _RUN: Final = "thread.run."
+_RUNS: Final = {f"{_RUN}{status}" for status in ("created", *RUNNING, *STATUSES)}
 _STEP: Final = "thread.run.step."
+_STEPS: Final = {
+    f"{_STEP}{what}" for what in ("created", "in_progress", "delta", "completed", "failed")
+}
 _MESSAGE: Final = "thread.message."
+_MESSAGES: Final = {f"{_MESSAGE}{what}" for what in ("created", "completed", "incomplete")}
 _REASONS: Final = {"max_completion_tokens": "max_output_tokens"}
 
 
@@ -65,11 +70,11 @@ class RunDecoder:
             found = load(data)
             for content in found["delta"].get("content") or ():
                 yield from self._delta(name(found["id"]), content)
-        elif kind.startswith(_MESSAGE):
+        elif kind in _MESSAGES:
             yield from self._message(kind.removeprefix(_MESSAGE), load(data))
-        elif kind.startswith(_STEP):
+        elif kind in _STEPS:
             yield from self._step(kind.removeprefix(_STEP), load(data))
-        elif kind.startswith(_RUN):
+        elif kind in _RUNS:
             yield from self._run(kind.removeprefix(_RUN), load(data))
         elif kind == "error":
             found = load(data)
@@ -78,8 +83,6 @@ class RunDecoder:
             raise failure(code, retryable=True, generated=True) if retryable else interrupted()
 
     def _run(self, status: str, run: dict[str, Any]) -> Iterator[UpstreamEvent | Ended]:
-        if status not in STATUSES and status not in RUNNING and status != "created":
-            return
         is_first = not self.run
         self.run = run
         if is_first:
@@ -106,7 +109,7 @@ class RunDecoder:
         message_id = name(message["id"])
         if status in {"completed", "incomplete"}:
             self._messages[message_id] = message
-        elif status == "created":
+        else:
             known = [part for key, part in self._parts.items() if key[0] == message_id]
             self._messages.setdefault(message_id, None)
             if any(part in self._heard for part in known):
@@ -125,8 +128,6 @@ class RunDecoder:
 
     def _step(self, status: str, step: dict[str, Any]) -> Iterator[Step]:
         """Tell each tool that is called as it begins, and as it ends."""
-        if status not in {"created", "in_progress", "delta", "completed", "failed"}:
-            return
         changed: dict[str, Any] = step.get("delta") or step
         details: dict[str, Any] = changed.get("step_details") or {}
         told = status if status in {"completed", "failed"} else "in_progress"

@@ -28,6 +28,7 @@ TUTOR_LOST: Final = "upstream_tutor_lost"
 """The code for an assistant that is not upstream any more."""
 _BUSY: Final = re.compile(r"already has an active run|while a run \S+ is active")
 """What servers of threads and runs say of a busy one; they give it no code."""
+_MISSING: Final = re.compile(r"\b(assistant|thread)\b")
 _NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 _WORDS: Final = {
@@ -136,11 +137,12 @@ def _of_bad_request(error: openai.APIStatusError) -> UpstreamError:
 def _of_missing(error: openai.APIStatusError) -> UpstreamError:
     if error.param == "conversation" or "onversation" in error.message:
         return ThreadLostError(retryable=True)
-    sought = error.message.casefold()
-    if "assistant" in sought:
-        return failure(TUTOR_LOST, retryable=True)
-    if "thread" in sought:
-        return ThreadLostError(retryable=True)
+    sought = None if error.code else _MISSING.search(error.message.casefold())
+    if sought is not None:
+        is_thread = sought[0] == "thread"
+        return (
+            ThreadLostError(retryable=True) if is_thread else failure(TUTOR_LOST, retryable=True)
+        )
     return failure("upstream_not_found")
 
 
