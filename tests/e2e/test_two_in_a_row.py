@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from openai import AsyncOpenAI
 
@@ -21,7 +23,7 @@ from tests.e2e.test_dialogue import (
     assert_explains,
     text_of,
 )
-from tests.stack import Client, Stack, free_port, token, until
+from tests.stack import Client, Process, Stack, free_port, token, until
 
 # Whoever still has these clients knows that the vendor gave them up.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -93,7 +95,7 @@ async def both(
     back.sandbox_port = free_port()
     front = Stack(await new_database(), folder / "front", **LEASE)
     try:
-        await asyncio.gather(back.start_sandbox(pace=60), back.start_api())
+        await asyncio.gather(back.start_sandbox(pace=40), back.start_api())
         base = f"{back.api_urls[0]}/openai/v1"
         relays = {"UPSTREAM_API": "assistants", "OPENAI_BASE_URL": base}
         front.settings |= relays | {"OPENAI_API_KEY": token(RELAY)}
@@ -123,6 +125,10 @@ async def begun(row: Row, question: str = QUESTION) -> Asked:
     asked = Asked(client, session, posted["run"]["id"])
     await under_way(row.front, [asked])
     return asked
+
+
+def alive(process: Process) -> bool:
+    return process.popen.poll() is None
 
 
 async def withdrawn(stack: Stack, run: str) -> int:
@@ -160,6 +166,44 @@ async def test_the_first_ones_worker_is_killed_and_the_answer_is_not_made_twice(
     # What was shown before was not shown again, nor taken back.
     assert await withdrawn(row.front, asked.run) == 0
     assert run["usage"] == json.loads(other["usage"])
+
+
+async def test_a_run_whose_name_was_lost_with_the_worker_is_found_in_its_thread(row: Row) -> None:
+    asked = await begun(row)
+    assert row.front_hand is not None
+    row.front_hand.process.kill()
+    # As if it had died between the request and the first event.
+    forget = "UPDATE runs SET upstream_response_id = NULL WHERE id = $1 RETURNING id"
+    assert await row.front.fetchval(forget, asked.run) == asked.run
+    row.front_hand = await hire(row.front)
+    run = await asked.client.ended(asked.session, asked.run, within=60)
+    assert (run["status"], run["attempts"]) == ("completed", 1)
+    assert len(await row.behind(asked.session)) == 1
+    seen, behind = await row.transcripts(asked.client, asked.session)
+    assert seen == behind
+    assert await withdrawn(row.front, asked.run) == 0
+
+
+async def test_the_second_ones_api_is_away_in_the_answer_and_the_text_goes_on(row: Row) -> None:
+    asked = await begun(row)
+    (api,) = [each for each in row.back.processes if each.command == ["api"] and alive(each)]
+    port = row.back.api_urls[0].rpartition(":")[2]
+    api.kill()
+    again = row.back.start("api", PORT=port)
+
+    async def is_up() -> bool:
+        assert alive(again), again.log.read_text()
+        with suppress(httpx2.HTTPError):
+            return (await row.relay.http.get("/healthz")).is_success
+        return False
+
+    await until(is_up)
+    run = await asked.client.ended(asked.session, asked.run, within=60)
+    assert (run["status"], run["attempts"]) == ("completed", 1)
+    assert len(await row.behind(asked.session)) == 1
+    seen, behind = await row.transcripts(asked.client, asked.session)
+    assert seen == behind
+    assert await withdrawn(row.front, asked.run) == 0
 
 
 async def test_the_second_ones_worker_is_killed_and_the_answer_is_its_second_one(
