@@ -136,10 +136,10 @@ def named_reference(raw: bytes) -> list[NamedEvent]:
             if data:
                 events.append(NamedEvent(name.decode(errors="replace"), b"\n".join(data)))
             data, name = [], b""
-        field, _, value = line.partition(b":")
-        if field == b"data":
+        field, colon, value = line.partition(b":")
+        if field == b"data" and colon:
             data.append(value.removeprefix(b" "))
-        elif field == b"event":
+        elif field == b"event" and colon:
             name = value.removeprefix(b" ")
     return events
 

@@ -23,6 +23,7 @@ STATUSES: Final = {
     "requires_action": RunStatus.REQUIRES_ACTION,
 }
 """How a run ends, or waits for us: its stream ends then too."""
+TEXT_DELTA: Final = "thread.message.delta"
 _RUN: Final = "thread.run."
 _RUNS: Final = {f"{_RUN}{status}" for status in ("created", *RUNNING, *STATUSES)}
 _STEP: Final = "thread.run.step."
@@ -31,6 +32,7 @@ _STEPS: Final = {
 }
 _MESSAGE: Final = "thread.message."
 _MESSAGES: Final = {f"{_MESSAGE}{what}" for what in ("created", "completed", "incomplete")}
+_KINDS: Final = {"text": PartKind.TEXT, "refusal": PartKind.REFUSAL}
 _REASONS: Final = {"max_completion_tokens": "max_output_tokens"}
 
 
@@ -60,27 +62,28 @@ class RunDecoder:
         Raises:
             UpstreamError: The upstream reports an error, or sends what can't be read.
         """
+        kind = event.name
         try:
-            yield from self._decode(event.name, event.data)
+            if kind == TEXT_DELTA:
+                # Every token passes here.
+                found = load(event.data)
+                for content in found["delta"].get("content") or ():
+                    yield from self._delta(found["id"], content)
+            elif kind in _MESSAGES:
+                yield from self._message(kind.removeprefix(_MESSAGE), load(event.data))
+            elif kind in _STEPS:
+                yield from self._step(kind.removeprefix(_STEP), load(event.data))
+            elif kind in _RUNS:
+                yield from self._run(kind.removeprefix(_RUN), load(event.data))
+            elif kind == "error":
+                found = load(event.data)
+                # The run may go on without this stream: what it came to is asked for.
+                code, retryable = of_response(found.get("error", found))
+                if retryable:
+                    raise failure(code, retryable=True, generated=True)
+                raise interrupted()
         except UNREADABLE:
             raise interrupted("upstream_garbage") from None
-
-    def _decode(self, kind: str, data: bytes) -> Iterator[UpstreamEvent | Ended]:
-        if kind == "thread.message.delta":
-            found = load(data)
-            for content in found["delta"].get("content") or ():
-                yield from self._delta(name(found["id"]), content)
-        elif kind in _MESSAGES:
-            yield from self._message(kind.removeprefix(_MESSAGE), load(data))
-        elif kind in _STEPS:
-            yield from self._step(kind.removeprefix(_STEP), load(data))
-        elif kind in _RUNS:
-            yield from self._run(kind.removeprefix(_RUN), load(data))
-        elif kind == "error":
-            found = load(data)
-            # The run may go on without this stream: what it came to is asked for.
-            code, retryable = of_response(found.get("error", found))
-            raise failure(code, retryable=True, generated=True) if retryable else interrupted()
 
     def _run(self, status: str, run: dict[str, Any]) -> Iterator[UpstreamEvent | Ended]:
         is_first = not self.run
@@ -93,20 +96,24 @@ class RunDecoder:
             yield ended(self.run, said, tail=said[-1]["id"] if said else None)
 
     def _delta(self, message_id: str, content: dict[str, Any]) -> Iterator[UpstreamEvent]:
-        self._messages.setdefault(message_id, None)
-        said = _said(content, with_notes=False)
-        if said is None or not said.text:
+        if message_id not in self._messages:
+            self._messages[text(message_id)] = None
+        kind = _KINDS.get(content["type"])
+        if kind is None:
             return
-        key = (message_id, int(content["index"]))
+        told = content["text"].get("value") if kind is PartKind.TEXT else content["refusal"]
+        if not told:
+            return
+        key = (message_id, content["index"])
         part = self._parts.setdefault(key, len(self._parts))
-        self._heard.setdefault(part, []).append(said.text)
-        self._kinds[part] = said.kind
-        yield TextDelta(part, said.text, said.kind)
+        self._kinds[part] = kind
+        self._heard.setdefault(part, []).append(text(told))
+        yield TextDelta(part, told, kind)
 
     def _message(self, status: str, message: dict[str, Any]) -> Iterator[UpstreamEvent]:
         if message.get("role") != "assistant":
             return
-        message_id = name(message["id"])
+        message_id = text(message["id"])
         if status in {"completed", "incomplete"}:
             self._messages[message_id] = message
         else:
@@ -208,11 +215,11 @@ def content_of(messages: Sequence[dict[str, Any]]) -> list[Part]:
     return [part for part in found if part is not None]
 
 
-def _said(content: dict[str, Any], *, with_notes: bool = True) -> Part | None:
-    """Read a part of a message, or of its delta, whose notes are not whole yet."""
+def _said(content: dict[str, Any]) -> Part | None:
+    """Read a part of a message."""
     if content["type"] == "text":
         told: dict[str, Any] = content.get("text") or {}
-        notes = tuple(_note(note) for note in told.get("annotations") or () if with_notes)
+        notes = tuple(_note(note) for note in told.get("annotations") or ())
         return Part(text(told.get("value") or ""), PartKind.TEXT, notes)
     if content["type"] == "refusal":
         return Part(text(content.get("refusal") or ""), PartKind.REFUSAL)

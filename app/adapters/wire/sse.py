@@ -4,8 +4,7 @@ Lines end at CR, LF or CRLF and nowhere else: text decoders also split at U+2028
 which stand in students' words.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.adapters.wire.errors import interrupted
 
@@ -68,8 +67,7 @@ class EventDecoder(_Lines):
         return events
 
 
-@dataclass(frozen=True, slots=True)
-class NamedEvent:
+class NamedEvent(NamedTuple):
     """An event of a dialect whose data does not say of what type it is."""
 
     name: str
@@ -91,12 +89,12 @@ class NamedEventDecoder(_Lines):
         """
         events: list[NamedEvent] = []
         for line in self._lines(chunk):
-            field, _, value = line.partition(b":")
-            if field == b"data":
-                self._data.append(value.removeprefix(b" "))
+            if line.startswith(b"data:"):
+                value = line[6:] if line.startswith(b"data: ") else line[5:]
+                self._data.append(value)
                 self._size += len(value)
-            elif field == b"event":
-                self._name = value.removeprefix(b" ")
+            elif line.startswith(b"event:"):
+                self._name = line[7:] if line.startswith(b"event: ") else line[6:]
             elif not line:
                 if self._data:
                     name = self._name.decode(errors="replace")
