@@ -286,6 +286,8 @@ class ToolCall:
     name: str
     arguments: str
     """JSON, as the model wrote it."""
+    output: str | None = None
+    """What it returned, once it did."""
 
     def body(self) -> JsonObject:
         """The public shape."""

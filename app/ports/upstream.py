@@ -1,11 +1,12 @@
 """A server that generates answers, and who may ask it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from app.domain.models import (
     AssistantConfig,
+    JsonObject,
     Part,
     PartKind,
     Principal,
@@ -14,6 +15,7 @@ from app.domain.models import (
     ToolCall,
     Usage,
 )
+from app.domain.steps import StepStatus
 from app.ports.queue import Thread
 
 
@@ -55,10 +57,18 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the tutor is doing meanwhile."""
+    """What the tutor is doing meanwhile, told when it begins, may be further on, and ends.
 
+    Calls of functions are told one by one or together, always as `in_progress`: those of one
+    generation become one step, which is completed when all of them have been answered.
+    """
+
+    key: str
+    """The upstream's name for it: told again, or further on, it is the same step."""
     kind: str
-    status: str
+    status: StepStatus
+    details: JsonObject = field(default_factory=dict[str, Any])
+    """What is known of it by now, as `RunStep` documents."""
 
 
 @dataclass(frozen=True, slots=True)

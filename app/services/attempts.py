@@ -18,7 +18,6 @@ from app.domain.errors import (
     ThreadLostError,
     UpstreamError,
 )
-from app.domain.events import StepChanged
 from app.domain.models import AssistantConfig, RunStatus, Usage
 from app.ports import (
     Claim,
@@ -35,6 +34,7 @@ from app.services.answer import Answer
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import RunLog
+from app.services.steps import Steps
 
 BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 15.0
@@ -87,6 +87,7 @@ class Attempts:
     claim: Claim
     config: AssistantConfig
     answer: Answer
+    steps: Steps
     conversation: Conversation
     log: RunLog
     upstream: Upstream
@@ -174,6 +175,7 @@ class Attempts:
         await self.log.flush()
         await self.counter.count()
         self.response_id = None
+        self.steps.withdraw()
         self.answer.withdraw(reason)
 
     async def _once(self) -> Ended:
@@ -198,13 +200,11 @@ class Attempts:
             case Started(response_id):
                 self.response_id = response_id
                 self.log.note_response(response_id, is_urgent=self.upstream.is_background)
-            case Step(kind, status):
-                self.log.append(StepChanged(self.claim.run.id, kind, status))
+            case Step():
+                self.steps.hear(event, self.response_id)
 
     def _hear_again(self, event: UpstreamEvent) -> None:
         """Listen to a generation that was heard before, in part."""
-        if isinstance(event, Step) and self.answer.is_repeated:
-            return
         self._hear(event)
         if isinstance(event, TextDelta) and not self.answer.is_repeated:
             # It goes on: the next cut is another trouble.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -19,6 +19,7 @@ from app.domain.models import (
     Run,
     RunStatus,
 )
+from app.domain.steps import RunStep
 from app.ports import Claim, Database, Ended, ThreadMark, Upstream
 from app.services.answer import Answer
 from app.services.attempts import AttemptCounter, Attempts, total
@@ -26,10 +27,14 @@ from app.services.cancelling import Canceller
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import Publisher
+from app.services.steps import Steps
 
 log = logging.getLogger(__name__)
 
 CACHED_CONFIGS: Final = 200
+
+_Loaded = tuple[Message | None, Sequence[RunStep], AssistantConfig]
+"""What is shown of the answer, the steps taken, and the tutor."""
 
 _CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.EXPIRED})
 """Ends whose account holds less than was said: what was shown stays."""
@@ -124,11 +129,12 @@ class Executor:
     async def _begin(self, execution: Execution) -> Attempts:
         claim = execution.claim
         run_log = self._publisher.open(claim)
-        shown, config = await self._load(claim.run)
+        shown, steps, config = await self._load(claim)
         return Attempts(
             claim,
             config,
             Answer(run_log, claim.run, shown),
+            Steps(run_log, claim.run, steps),
             Conversation(self._database, self._upstream, claim),
             run_log,
             self._upstream,
@@ -148,25 +154,27 @@ class Executor:
         async with self._database.autocommit() as uow:
             return bool(await uow.log.gone([session_id]))
 
-    async def _load(self, run: Run) -> tuple[Message | None, AssistantConfig]:
-        """Return what is shown of the answer already, and the tutor's configuration."""
+    async def _load(self, claim: Claim) -> _Loaded:
+        """Return what is known of the run already, and the tutor's configuration."""
+        run = claim.run
         version = (run.assistant_id, run.assistant_version)
         config = self._configs.get(version)
-        if config is not None and run.output_message_id is None:
-            return None, config
-        shown, loaded = await patiently(lambda: self._read(run))
+        if config is not None and not claim.is_takeover:
+            return None, (), config
+        loaded = await patiently(lambda: self._read(run))
         if len(self._configs) >= CACHED_CONFIGS:
             self._configs.clear()
-        self._configs[version] = loaded
-        return shown, loaded
+        self._configs[version] = loaded[-1]
+        return loaded
 
-    async def _read(self, run: Run) -> tuple[Message | None, AssistantConfig]:
+    async def _read(self, run: Run) -> _Loaded:
         async with self._database.snapshot() as uow:
             shown = None
             if run.output_message_id is not None:
                 shown = await uow.messages.get(run.session_id, run.output_message_id)
+            steps = await uow.runs.steps(run)
             config = await uow.assistants.config(run.assistant_id, run.assistant_version)
-        return shown, config
+        return shown, steps, config
 
     async def _attend(self, execution: Execution, work: Attempts) -> _Outcome | None:
         """Run the upstream's part inside its bounds; None when it is not ours to settle."""
@@ -215,7 +223,8 @@ class Executor:
         if outcome.status is not RunStatus.REQUIRES_ACTION:
             is_whole = outcome.status is RunStatus.COMPLETED
             status = MessageStatus.COMPLETED if is_whole else MessageStatus.INCOMPLETE
-            drafts = answer.end(status, ended.content if ended else None)
+            drafts = work.steps.end(outcome.status)
+            drafts += answer.end(status, ended.content if ended else None)
         settled = replace(
             run,
             status=outcome.status,

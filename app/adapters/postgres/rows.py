@@ -26,6 +26,7 @@ from app.domain.models import (
     TutoringSession,
     Usage,
 )
+from app.domain.steps import RunStep, StepStatus
 from app.domain.text import rfc3339
 from app.ports import Page, PageQuery
 
@@ -153,6 +154,42 @@ def run_values(run: Run) -> dict[str, Any]:
         "started_at": _instant(run.started_at),
         "expires_at": _instant(run.expires_at),
         "ended_at": _instant(run.ended_at),
+    }
+
+
+def step_of(row: AnyRow) -> RunStep:
+    """A run's step from its row."""
+    return RunStep(
+        id=row["id"],
+        session_id=row["session_id"],
+        run_id=row["run_id"],
+        kind=row["kind"],
+        status=StepStatus(row["status"]),
+        details=_json(row["details"]),
+        key=row["key"],
+        response_id=row["response_id"],
+        said=tuple(Part.from_body(body) for body in _json(row["said"])),
+        seq=row["seq"],
+        begun_at=row["begun_at"],
+        ended_at=row["ended_at"],
+    )
+
+
+def step_values(step: RunStep) -> dict[str, Any]:
+    """A step's row."""
+    return {
+        "id": step.id,
+        "session_id": step.session_id,
+        "run_id": step.run_id,
+        "kind": step.kind,
+        "status": step.status,
+        "details": step.details,
+        "key": step.key,
+        "response_id": step.response_id,
+        "said": [part.body() for part in step.said],
+        "seq": step.seq,
+        "begun_at": _instant(step.begun_at),
+        "ended_at": _instant(step.ended_at),
     }
 
 

@@ -5,27 +5,22 @@ every few months.
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pydantic_core import from_json
 
 from app.adapters.responses.errors import failure, interrupted, of_response
+from app.adapters.responses.steps import step_of_event
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
-from app.domain.text import clean
-from app.ports import Ended, Started, Step, TextDelta, UpstreamEvent
+from app.domain.text import clean, clean_json
+from app.ports import Ended, Started, TextDelta, UpstreamEvent
 
 TEXT_DELTA: Final = "response.output_text.delta"
 REFUSAL_DELTA: Final = "response.refusal.delta"
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What reading data of any other shape raises."""
-_STEP: Final = re.compile(r"response\.(\w+)_call\.(in_progress|completed|failed)")
-_ITEM_STATUSES: Final = {
-    "response.output_item.added": "in_progress",
-    "response.output_item.done": "completed",
-}
 _STATUSES: Final = {
     "completed": RunStatus.COMPLETED,
     "incomplete": RunStatus.INCOMPLETE,
@@ -67,7 +62,9 @@ class ResponseDecoder:
                 code, retryable = of_response(event)
                 raise failure(code, retryable=retryable, generated=True)
             else:
-                yield from _steps(type_, event)
+                step = step_of_event(type_, event)
+                if step is not None:
+                    yield step
         except UNREADABLE:
             raise interrupted("upstream_garbage") from None
 
@@ -97,14 +94,6 @@ def _load(data: bytes) -> Any:
     except ValueError:
         # It alone takes half a surrogate pair, which one delta may bring and the next complete.
         return json.loads(data)
-
-
-def _steps(type_: str, event: dict[str, Any]) -> Iterator[Step]:
-    found = _STEP.fullmatch(type_)
-    if found is not None:
-        yield Step(found[1], found[2])
-    elif type_ in _ITEM_STATUSES and event["item"].get("type") == "function_call":
-        yield Step("function", _ITEM_STATUSES[type_])
 
 
 def ended(response: dict[str, Any]) -> Ended:
@@ -139,7 +128,7 @@ def parts(items: Sequence[dict[str, Any]]) -> list[Part]:
             continue
         for content in item["content"]:
             if content["type"] == "output_text":
-                notes = tuple(_cleaned(note) for note in content.get("annotations") or ())
+                notes = tuple(clean_json(note) for note in content.get("annotations") or ())
                 found.append(Part(_text(content["text"]), PartKind.TEXT, notes))
             elif content["type"] == "refusal":
                 found.append(Part(_text(content["refusal"]), PartKind.REFUSAL))
@@ -174,16 +163,3 @@ def _text(value: object) -> str:
 def _name(value: object) -> str:
     """Return text that is stored as it is: without what Postgres refuses."""
     return clean(_text(value))
-
-
-def _cleaned(value: Any) -> Any:
-    """Return JSON without what Postgres refuses."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [_cleaned(item) for item in items]
-    if isinstance(value, dict):
-        members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {clean(name): _cleaned(member) for name, member in members.items()}
-    return value

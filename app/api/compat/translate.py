@@ -6,9 +6,10 @@ comes back has the log translated again from the run's start, and is sent what f
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from app.api.compat import objects
+from app.api.compat import objects, step_objects
 from app.domain.events import dump
 from app.domain.models import AssistantConfig
 
@@ -28,6 +29,15 @@ def block(name: str, data: Mapping[str, Any], event_id: str | None = None) -> by
     return f"{head}event: {name}\ndata: {dump(data)}\n\n".encode()
 
 
+@dataclass(slots=True)
+class _Taken:
+    """A step that uses tools, as far as it has been told."""
+
+    begun_at: str
+    calls: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    has_ended: bool = False
+
+
 class Translator:
     """One reader's translation of one run."""
 
@@ -42,6 +52,7 @@ class Translator:
         """The answer's body, once there is one; its content is what was shown so far."""
         self._run: dict[str, Any] = {}
         self._texts: dict[int, list[str]] = {}
+        self._steps: dict[str, _Taken] = {}
         self._place = (0, 0)
         self._out: list[bytes] = []
         self.is_over = False
@@ -86,6 +97,8 @@ class Translator:
                 self._created(data["message"])
             case "message.reset":
                 self._reset(data["from_part"])
+            case "run.step":
+                self._step_changed(data["step"], data["at"])
             case "message.completed":
                 self._message = data["message"]
                 self._send("thread.message.completed", objects.message(self._answer, self._run))
@@ -102,7 +115,7 @@ class Translator:
         if message["role"] != "assistant":
             return
         self._message = message
-        step = objects.step(self._run, message["id"], message["created_at"])
+        step = step_objects.message_step(self._run, message["id"], message["created_at"])
         self._send("thread.run.step.created", step)
         self._send("thread.run.step.in_progress", step)
         self._open()
@@ -141,6 +154,44 @@ class Translator:
         self._message = {**self._answer, "content": kept}
         self._open()
 
+    def _step_changed(self, step: dict[str, Any], at: str) -> None:
+        if step["kind"] not in step_objects.TOOLS:
+            return
+        taken = self._steps.get(step["id"])
+        if taken is None:
+            taken = self._steps[step["id"]] = _Taken(at)
+            begun = step | {"status": "in_progress"}
+            shown = step_objects.tool_step(self._run, begun, at, None)
+            shown["step_details"]["tool_calls"] = []
+            self._send("thread.run.step.created", shown)
+            self._send("thread.run.step.in_progress", shown)
+        calls = step_objects.tool_calls(step)
+        if step["status"] == "in_progress":
+            self._step_grown(step["id"], taken, calls)
+            return
+        if step["status"] == "withdrawn":
+            # The wire has no word for it: what went on ends, and what had ended stays.
+            if taken.has_ended:
+                return
+            step |= {"status": "cancelled"}
+        elif not taken.calls:
+            self._step_grown(step["id"], taken, calls)
+        taken.has_ended = True
+        ended = step_objects.tool_step(self._run, step, taken.begun_at, at)
+        self._send(f"thread.run.step.{step['status']}", ended)
+
+    def _step_grown(self, step_id: str, taken: _Taken, calls: list[dict[str, Any]]) -> None:
+        added = step_objects.grown(taken.calls, calls, "tool_calls")
+        if added is None:
+            return
+        taken.calls = calls
+        details = {"type": "tool_calls", "tool_calls": added}
+        delta = {"step_details": details}
+        self._send(
+            "thread.run.step.delta",
+            {"id": step_id, "object": "thread.run.step.delta", "delta": delta},
+        )
+
     def _run_changed(self, status: str) -> None:
         shown = objects.run(self._run, self._config)
         if status == "queued":
@@ -148,7 +199,9 @@ class Translator:
         if status in _ENDS and self._message is not None:
             if self._message["status"] == "incomplete":
                 self._send("thread.message.incomplete", objects.message(self._message, self._run))
-            step = objects.step(self._run, self._message["id"], self._message["created_at"])
+            step = step_objects.message_step(
+                self._run, self._message["id"], self._message["created_at"]
+            )
             self._send(f"thread.run.step.{step['status']}", step)
         self._send(f"thread.run.{status}", shown)
         if status == "requires_action":
