@@ -162,8 +162,8 @@ class RunChanged:
 
     @property
     def is_new(self) -> bool:
-        """Whether the run has no row yet."""
-        return self.run.status is RunStatus.QUEUED
+        """Whether the run has no row yet; one that was begun waits in the queue once more."""
+        return self.run.status is RunStatus.QUEUED and self.run.started_at is None
 
     def stamp(self, session_id: str, seq: int, at: datetime) -> str:
         """Set the run's place and instants; return the event's data."""

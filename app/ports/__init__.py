@@ -26,7 +26,9 @@ from app.ports.records import (
     VersionKey,
 )
 from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
+from app.ports.tools import ToolContext, Tools
 from app.ports.upstream import (
+    Calls,
     Ended,
     Generation,
     Started,
@@ -45,6 +47,7 @@ __all__ = [
     "AssistantLock",
     "AssistantVersion",
     "Assistants",
+    "Calls",
     "Claim",
     "Cursor",
     "Database",
@@ -69,6 +72,8 @@ __all__ = [
     "TicketGrant",
     "Tickets",
     "TokenVerifier",
+    "ToolContext",
+    "Tools",
     "Turn",
     "UnitOfWork",
     "Upkeep",

@@ -28,15 +28,26 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Functions that the tutor called, each with its output: a place in the conversation."""
+
+    calls: Sequence[ToolCall]
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """What a run asks the upstream for."""
 
     thread_id: str | None
     """None where the upstream keeps no threads: `turns` then hold the whole conversation."""
-    turns: Sequence[Turn]
+    turns: Sequence[Turn | Calls]
     model: str
     config: AssistantConfig
     safety_id: str
+    outputs: Sequence[ToolCall] = ()
+    """Calls that the thread ends with: of these it lacks nothing but the outputs."""
+    asked_by: str | None = None
+    """With outputs: the upstream's name for the generation that asked for them."""
 
 
 @dataclass(frozen=True, slots=True)

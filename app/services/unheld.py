@@ -5,7 +5,7 @@ from dataclasses import replace
 from app.domain.events import Draft, MessageChanged
 from app.domain.models import MessageStatus, Run
 from app.domain.steps import StepStatus
-from app.ports import UnitOfWork
+from app.ports import ThreadMark, UnitOfWork
 from app.services.steps import ended
 
 
@@ -28,3 +28,14 @@ async def cut_short(uow: UnitOfWork, changed: Run) -> list[Draft]:
         cut = replace(shown, status=MessageStatus.INCOMPLETE)
         drafts.append(MessageChanged(cut, run_id=changed.id))
     return drafts
+
+
+def thread_after(ended: Run) -> ThreadMark | None:
+    """Return what becomes of the upstream's thread when a run ends that no worker holds.
+
+    One that was begun waited for its tools: the thread ends with calls that nobody will answer,
+    and takes no other question. The next run opens another one from the transcript.
+    """
+    if ended.status.is_end and ended.started_at is not None:
+        return ThreadMark(None, 0, None)
+    return None

@@ -239,7 +239,9 @@ class PostgresMessages:
                 texts = {k: text for k, text in texts.items() if k < event["from_part"]}
             else:
                 texts[event["part"]] = texts.get(event["part"], "") + event["text"]
-        content = tuple(Part(texts[part], PartKind.TEXT) for part in sorted(texts))
+        # Parts keep their numbers, also behind one that is empty.
+        places = range(max(texts, default=-1) + 1)
+        content = tuple(Part(texts.get(place, ""), PartKind.TEXT) for place in places)
         return replace(message, content=content)
 
     async def turns(self, run: Run, fence: int, *, after: int) -> Sequence[Message]:

@@ -143,7 +143,7 @@ def run_values(run: Run) -> dict[str, Any]:
         "attempts": run.attempts,
         "input_message_id": run.input_message_id,
         "output_message_id": run.output_message_id,
-        "tool_calls": [dataclasses.asdict(call) for call in run.tool_calls] or None,
+        "tool_calls": [_call_values(call) for call in run.tool_calls] or None,
         "last_error": error and {"code": error.code, "message": error.message},
         "incomplete_reason": run.incomplete_reason,
         "usage": run.usage and run.usage.body(),
@@ -155,6 +155,11 @@ def run_values(run: Run) -> dict[str, Any]:
         "expires_at": _instant(run.expires_at),
         "ended_at": _instant(run.ended_at),
     }
+
+
+def _call_values(call: ToolCall) -> dict[str, str]:
+    """A call that waits for its client; what others returned is kept with the run's step."""
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
 
 
 def step_of(row: AnyRow) -> RunStep:
@@ -216,9 +221,10 @@ def config_of(config: JsonObject) -> AssistantConfig:
 def config_values(config: AssistantConfig) -> JsonObject:
     """A configuration's JSON."""
     values = dataclasses.asdict(config)
-    if config.max_output_tokens is None:
+    for name in ("max_output_tokens", "tool_choice", "parallel_tool_calls"):
         # Workers of an earlier release can't read a field that they don't know.
-        del values["max_output_tokens"]
+        if values[name] is None:
+            del values[name]
     return values
 
 

@@ -129,6 +129,8 @@ def shape(user: User, version: AssistantVersion) -> AssistantConfig:
         top_p=config.top_p,
         response_format=config.response_format,
         max_output_tokens=config.max_output_tokens,
+        tool_choice=config.tool_choice,
+        parallel_tool_calls=config.parallel_tool_calls,
     )
 
 
@@ -167,8 +169,8 @@ def run(body: Mapping[str, Any], config: AssistantConfig) -> JsonObject:
         "max_completion_tokens": config.max_output_tokens,
         "truncation_strategy": {"type": "auto", "last_messages": None},
         "response_format": config.response_format,
-        "tool_choice": "auto",
-        "parallel_tool_calls": True,
+        "tool_choice": config.tool_choice or "auto",
+        "parallel_tool_calls": config.parallel_tool_calls is not False,
     }
     if status in _ENDED_AT:
         found[_ENDED_AT[status]] = seconds(body["ended_at"])

@@ -42,14 +42,24 @@ class Translator:
     """One reader's translation of one run."""
 
     def __init__(
-        self, config: AssistantConfig, *, after: tuple[int, int] = (0, 0), prologue: bytes = b""
+        self,
+        config: AssistantConfig,
+        *,
+        after: tuple[int, int] = (0, 0),
+        reopens: bool = False,
+        prologue: bytes = b"",
     ) -> None:
         self._config = config
         self._after = after
+        self._reopens = reopens
+        """Whether the reader is another one than that of the events up to `after`: it has to be
+        told of a message first that was opened there."""
         self._prologue = prologue
         """What the reader is sent before the run's first event."""
         self._message: dict[str, Any] | None = None
         """The answer's body, once there is one; its content is what was shown so far."""
+        self._is_told = True
+        """Whether the reader knows of the message."""
         self._run: dict[str, Any] = {}
         self._texts: dict[int, list[str]] = {}
         self._steps: dict[str, _Taken] = {}
@@ -121,11 +131,15 @@ class Translator:
         self._open()
 
     def _open(self) -> None:
+        self._is_told = self._is_sending or not self._reopens
         shown = objects.message(self._answer, self._run)
         self._send("thread.message.created", shown)
         self._send("thread.message.in_progress", shown)
 
     def _delta(self, part: int, text: str) -> None:
+        if not self._is_told and self._is_sending:
+            self._message = {**self._answer, "content": self._kept()}
+            self._open()
         value: dict[str, Any] = {"value": text}
         if part not in self._texts:
             value["annotations"] = []
@@ -147,12 +161,14 @@ class Translator:
         deltas of the repeated attempt are added to nothing else.
         """
         self._texts = {part: texts for part, texts in self._texts.items() if part < from_part}
-        kept: list[dict[str, Any]] = [
+        self._message = {**self._answer, "content": self._kept()}
+        self._open()
+
+    def _kept(self) -> list[dict[str, Any]]:
+        return [
             {"type": "text", "text": "".join(texts), "annotations": []}
             for _, texts in sorted(self._texts.items())
         ]
-        self._message = {**self._answer, "content": kept}
-        self._open()
 
     def _step_changed(self, step: dict[str, Any], at: str) -> None:
         if step["kind"] not in step_objects.TOOLS:
@@ -194,7 +210,7 @@ class Translator:
 
     def _run_changed(self, status: str) -> None:
         shown = objects.run(self._run, self._config)
-        if status == "queued":
+        if status == "queued" and self._run["started_at"] is None:
             self._send("thread.run.created", shown)
         if status in _ENDS and self._message is not None:
             if self._message["status"] == "incomplete":
@@ -204,8 +220,14 @@ class Translator:
             )
             self._send(f"thread.run.step.{step['status']}", step)
         self._send(f"thread.run.{status}", shown)
-        if status == "requires_action":
+        # The reader of what comes after the outputs has passed this.
+        if status == "requires_action" and self._place[0] >= self._after[0]:
             self._end()
+
+    @property
+    def _is_sending(self) -> bool:
+        """Whether the present event is one that the reader has not read."""
+        return self._place > self._after
 
     @property
     def _answer(self) -> dict[str, Any]:
