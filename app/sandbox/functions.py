@@ -143,6 +143,8 @@ def _arguments(text: str, tool: dict[str, Any]) -> str:
 
 
 def _value(schema: object, source: _Source) -> Any:
+    if is_object(schema) and is_array(schema.get("anyOf")):
+        schema = schema["anyOf"][0]
     if is_object(schema) and is_object(schema.get("additionalProperties")):
         return dict(_ASSIGNED.findall(_QUOTED.sub(" ", source.text)))
     if not is_object(schema):
