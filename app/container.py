@@ -17,9 +17,12 @@ from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
 from app.adapters.responses.upstream import ResponsesUpstream
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
+from app.adapters.tools.mathematics import Mathematics
+from app.adapters.tools.toolbox import Toolbox
 from app.adapters.wire.client import UpstreamConfig
 from app.domain import ids
 from app.ports import Database, TokenVerifier, Upstream, WakeUps
+from app.services.actions import ActionService
 from app.services.assistants import AssistantService
 from app.services.crowd import Crowd
 from app.services.execution import Executor
@@ -54,6 +57,7 @@ class ApiServices:
     assistants: AssistantService
     sessions: SessionService
     runs: RunService
+    actions: ActionService
     threads: ThreadService
     tickets: TicketService
     relay: Relay
@@ -81,6 +85,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         queued_runs_per_session=settings.max_queued_runs_per_session,
         queued_runs=settings.max_queued_runs_per_user,
         streams=settings.max_streams_per_user,
+        tool_output_chars=settings.max_tool_output_chars,
     )
     relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
     runs = RunService(database, relay, limits, Crowd(settings.max_queued_runs))
@@ -91,6 +96,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
             assistants=assistants,
             sessions=SessionService(database),
             runs=runs,
+            actions=ActionService(database, relay),
             threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
             relay=relay,
@@ -112,8 +118,10 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
         queue_limit=timedelta(seconds=settings.run_queue_s),
     )
     worker_id = ids.new_id(ids.WORKER)
+    mathematics = Mathematics()
+    tools = Toolbox(mathematics.tools, timeout_s=settings.tool_timeout_s)
     executor = Executor(
-        database, upstream, publisher, worker_id, max_attempts=settings.run_max_attempts
+        database, upstream, publisher, tools, worker_id, max_attempts=settings.run_max_attempts
     )
     retention = timedelta(hours=settings.event_retention_h)
     try:
@@ -126,6 +134,7 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
             database=database,
         )
     finally:
+        await mathematics.aclose()
         await upstream.aclose()
         await database.aclose()
 

@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     )
 
     max_message_chars: int = Field(default=32_000, ge=1, le=1_000_000, description="A text.")
+    max_tool_output_chars: int = Field(
+        default=200_000, ge=1, le=1_000_000, description="What the functions of a run return."
+    )
+    tool_timeout_s: float = Field(
+        default=10, gt=0, le=300, description="Time for one call of one of the server's own tools."
+    )
     max_body_bytes: int = Field(default=2 << 20, ge=1024, le=64 << 20, description="A body.")
     body_timeout_s: float = Field(
         default=20, gt=0, le=600, description="Time for a client to send a body."

@@ -26,7 +26,9 @@ from app.ports.records import (
     VersionKey,
 )
 from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
+from app.ports.tools import ToolContext, Tools
 from app.ports.upstream import (
+    Calls,
     Ended,
     Generation,
     Restarted,
@@ -47,6 +49,7 @@ __all__ = [
     "AssistantLock",
     "AssistantVersion",
     "Assistants",
+    "Calls",
     "Claim",
     "Cursor",
     "Database",
@@ -72,6 +75,8 @@ __all__ = [
     "TicketGrant",
     "Tickets",
     "TokenVerifier",
+    "ToolContext",
+    "Tools",
     "Turn",
     "Tutors",
     "UnitOfWork",

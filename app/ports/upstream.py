@@ -1,11 +1,12 @@
 """A server that generates answers, and who may ask it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from app.domain.models import (
     AssistantConfig,
+    JsonObject,
     Part,
     PartKind,
     Principal,
@@ -14,6 +15,7 @@ from app.domain.models import (
     ToolCall,
     Usage,
 )
+from app.domain.steps import StepStatus
 from app.ports.queue import Thread
 
 
@@ -26,15 +28,28 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Functions that the tutor called, each with its output: a place in the conversation."""
+
+    calls: Sequence[ToolCall]
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """What a run asks the upstream for."""
 
     thread_id: str | None
     """None where the upstream keeps no threads: `turns` then hold the whole conversation."""
-    turns: Sequence[Turn]
+    turns: Sequence[Turn | Calls]
     model: str
     config: AssistantConfig
     safety_id: str
+    outputs: Sequence[ToolCall] = ()
+    """Calls that the thread ends with: of these it lacks nothing but the outputs."""
+    asked_by: str | None = None
+    """With outputs: the upstream's name for the generation that asked for them."""
+    tail: str | None = None
+    """Where the thread ends, as `Ended.tail` or `Thread.tail` told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +75,18 @@ class Restarted:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the tutor is doing meanwhile."""
+    """What the tutor is doing meanwhile, told when it begins, may be further on, and ends.
 
+    Calls of functions are told one by one or together, always as `in_progress`: those of one
+    generation become one step, which is completed when all of them have been answered.
+    """
+
+    key: str
+    """The upstream's name for it: told again, or further on, it is the same step."""
     kind: str
-    status: str
+    status: StepStatus
+    details: JsonObject = field(default_factory=dict[str, Any])
+    """What is known of it by now, as `RunStep` documents."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """Assistants that stand upstream for configurations.
 
 Revision: 0022
-Follows: 0020
+Follows: 0031
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0022"
-down_revision = "0020"
+down_revision = "0031"
 branch_labels = None
 depends_on = None
 

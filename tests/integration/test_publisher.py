@@ -11,7 +11,7 @@ import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
 from app.domain.errors import FencedError
-from app.domain.events import Delta, Draft, MessageChanged, StepChanged
+from app.domain.events import Delta, Draft, MessageChanged
 from app.domain.models import (
     Message,
     MessageStatus,
@@ -28,7 +28,7 @@ from app.services.answer import Answer
 from app.services.execution import Execution, Executor
 from app.services.publisher import Publisher, RunLog
 from tests.conftest import NewDatabase
-from tests.integration.test_log import Desk, desk_on
+from tests.integration.test_log import Desk, a_step, desk_on
 from tests.stack import until
 
 Fault = Literal["answer lost", "never arrives", "arrives late"]
@@ -390,7 +390,7 @@ async def test_a_commit_in_doubt_is_looked_up_and_nothing_is_lost_or_written_twi
             else:
                 # Somebody else wrote to the logs: they are locked and looked at first.
                 for claim in claims[:3]:
-                    step = StepChanged("run_none", "function", "completed")
+                    step = a_step(claim.run.session_id)
                     await desk.append(Append(claim.run.session_id, [step]))
             proxy.fault = fault
             for log in logs:

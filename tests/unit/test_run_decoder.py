@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from app.adapters.assistants import decode
 from app.adapters.assistants.decode import Rereader, RunDecoder
+from app.adapters.assistants.tail import RunName, Tail
 from app.adapters.wire.sse import NamedEvent
 from app.domain.errors import UpstreamError
 from app.domain.models import PartKind, RunStatus, Usage
 from app.domain.text import is_storable
-from app.ports import Ended, Restarted, Started, Step, TextDelta, UpstreamEvent
+from app.ports import Ended, Restarted, Started, TextDelta, UpstreamEvent
 
 NAMES = [
     "thread.created",
@@ -182,21 +183,37 @@ def test_what_students_say_is_not_the_answer() -> None:
 
 
 def test_every_tool_call_is_told_as_it_begins_and_ends() -> None:
-    calls = [{"index": n, "type": kind} for n, kind in enumerate(("function", "file_search"))]
+    kinds = ("code_interpreter", "file_search")
+    calls = [{"index": n, "id": f"call_{n}", "type": kind} for n, kind in enumerate(kinds)]
     changes = {"delta": {"step_details": {"tool_calls": calls}}, "id": "step_1"}
-    details = {"step_details": {"tool_calls": [{"type": call["type"]} for call in calls]}}
+    nameless = {"delta": {"step_details": {"tool_calls": [{"index": 0, "type": kinds[0]}]}}}
+    whole = [{"id": call["id"], "type": call["type"]} for call in calls]
     events = decoded(
         ("thread.run.step.created", {"id": "step_1", "step_details": {"tool_calls": []}}),
         ("thread.run.step.delta", changes),
-        ("thread.run.step.delta", changes),
-        ("thread.run.step.completed", {"id": "step_1", **details}),
+        ("thread.run.step.delta", {"id": "step_1", **nameless}),
+        ("thread.run.step.completed", {"id": "step_1", "step_details": {"tool_calls": whole}}),
     )
-    assert events == [
-        Step("function", "in_progress"),
-        Step("file_search", "in_progress"),
-        Step("function", "completed"),
-        Step("file_search", "completed"),
+    assert [(event.key, event.kind, event.status) for event in events] == [
+        ("call_0", "code_interpreter", "in_progress"),
+        ("call_1", "file_search", "in_progress"),
+        ("call_0", "code_interpreter", "completed"),
+        ("call_1", "file_search", "completed"),
     ]
+
+
+@given(st.lists(st.sampled_from("/a1"), max_size=6).map("".join), st.text(max_size=5))
+def test_a_tail_is_read_as_it_was_written(written: str, other: str) -> None:
+    for text in (written, other):
+        assert Tail.read(text) in {Tail(), Tail.read(str(Tail.read(text)))}
+    tails = [Tail("run_1", "msg_1"), Tail("run_1", "", 2, "abc"), Tail(message_id="msg_1")]
+    for tail in tails:
+        assert Tail.read(str(tail)) == tail
+        name = RunName("thread_1", "run_1", tail)
+        read = RunName.read(str(name))
+        assert read is not None
+        assert (read.thread_id, read.run_id) == ("thread_1", "run_1")
+        assert read.tail == (tail if tail.is_open else Tail())
 
 
 def test_names_are_cleaned_of_what_postgres_refuses() -> None:

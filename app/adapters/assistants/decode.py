@@ -7,11 +7,14 @@ them as threads. A run's end does not repeat what it said: that is in its messag
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from app.adapters.assistants.steps import StepReader
+from app.adapters.assistants.tail import RunName, Tail, calls_of, digest_of
 from app.adapters.wire.errors import UNREADABLE, failure, interrupted, of_response
 from app.adapters.wire.sse import NamedEvent
-from app.adapters.wire.values import cleaned, load, name, text
+from app.adapters.wire.values import load, name, text
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
-from app.ports import Ended, Restarted, Started, Step, TextDelta, UpstreamEvent
+from app.domain.text import clean_json
+from app.ports import Ended, Restarted, Started, TextDelta, UpstreamEvent
 
 RUNNING: Final = frozenset({"queued", "in_progress", "cancelling"})
 STATUSES: Final = {
@@ -39,20 +42,26 @@ _REASONS: Final = {"max_completion_tokens": "max_output_tokens"}
 class RunDecoder:
     """One stream's state: what was said so far, message by message."""
 
-    def __init__(self, thread_id: str) -> None:
+    def __init__(self, thread_id: str, tail: Tail | None = None) -> None:
         self._thread_id = thread_id
+        self._tail = tail or Tail()
         self._parts: dict[tuple[str, int], int] = {}
         self._heard: dict[int, list[str]] = {}
         self._kinds: dict[int, PartKind] = {}
         self._messages: dict[str, dict[str, Any] | None] = {}
         """Those of the run in their order; with what they hold, once they have ended."""
-        self._steps: dict[tuple[str, int], str] = {}
+        self._steps = StepReader()
         self.run: dict[str, Any] = {}
         """The run, as last told."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether all was heard that the run said."""
+        """Whether all was heard that counts.
+
+        A run that waits for functions may go on in the same message.
+        """
+        if self.run["status"] == RunStatus.REQUIRES_ACTION:
+            return False
         ended = self._messages.values()
         return all(ended) and (bool(ended) or self.run["status"] != "completed")
 
@@ -72,7 +81,7 @@ class RunDecoder:
             elif kind in _MESSAGES:
                 yield from self._message(kind.removeprefix(_MESSAGE), load(event.data))
             elif kind in _STEPS:
-                yield from self._step(kind.removeprefix(_STEP), load(event.data))
+                yield from self._steps.read(kind.removeprefix(_STEP), load(event.data))
             elif kind in _RUNS:
                 yield from self._run(kind.removeprefix(_RUN), load(event.data))
             elif kind == "error":
@@ -89,17 +98,18 @@ class RunDecoder:
         is_first = not self.run
         self.run = run
         if is_first:
-            yield Started(run_name(self._thread_id, run))
+            yield Started(str(RunName(self._thread_id, name(run["id"]), self._tail)))
         if status in STATUSES:
             self.run = {**run, "status": status}
-            said = [message for message in self._messages.values() if message]
-            yield ended(self.run, said, tail=said[-1]["id"] if said else None)
+            yield ended(self.run, [each for each in self._messages.values() if each], self._tail)
 
     def _delta(self, message_id: str, content: dict[str, Any]) -> Iterator[UpstreamEvent]:
         if message_id not in self._messages:
             self._messages[text(message_id)] = None
         kind = _KINDS.get(content["type"])
-        if kind is None:
+        if kind is None or (
+            message_id == self._tail.message_id and content["index"] < self._tail.parts
+        ):
             return
         told = content["text"].get("value") if kind is PartKind.TEXT else content["refusal"]
         if not told:
@@ -133,17 +143,6 @@ class RunDecoder:
         for index, content in enumerate(message.get("content") or ()):
             yield from self._delta(message["id"], {**content, "index": index})
 
-    def _step(self, status: str, step: dict[str, Any]) -> Iterator[Step]:
-        """Tell each tool that is called as it begins, and as it ends."""
-        changed: dict[str, Any] = step.get("delta") or step
-        details: dict[str, Any] = changed.get("step_details") or {}
-        told = status if status in {"completed", "failed"} else "in_progress"
-        for index, call in enumerate(details.get("tool_calls") or ()):
-            key = (name(step["id"]), int(call.get("index", index)))
-            if self._steps.get(key) != told:
-                self._steps[key] = told
-                yield Step(name(call["type"]), told)
-
 
 class Rereader:
     """Messages that are read again and again while they grow: what is new of them."""
@@ -166,28 +165,24 @@ class Rereader:
                 yield TextDelta(index, rest, part.kind)
 
 
-def run_name(thread_id: str, run: dict[str, Any]) -> str:
-    """Return a name by which a run is found again: it is nothing without its thread."""
-    return f"{thread_id}/{name(run['id'])}"
-
-
-def ended(run: dict[str, Any], messages: Sequence[dict[str, Any]], *, tail: str | None) -> Ended:
-    """Return how a run that goes on no longer did so, and where it left its thread.
-
-    `tail` is the newest message of the thread.
-    """
+def ended(run: dict[str, Any], messages: Sequence[dict[str, Any]], tail: Tail) -> Ended:
+    """Return how a run that goes on no longer did so, and what it said after a thread's tail."""
     status, code, retryable = STATUSES[run["status"]], None, False
     if status is RunStatus.FAILED:
         code, retryable = of_response(run.get("last_error"))
     reason = None
     if status is RunStatus.INCOMPLETE:
         reason = _reason(run, messages)
+    is_waiting = status is RunStatus.REQUIRES_ACTION
+    last = messages[-1] if messages else {"id": tail.message_id if is_waiting else ""}
+    end = Tail(name(run["id"]), name(last["id"]), len(last.get("content") or ()), digest_of(run))
     return Ended(
         status=status,
-        content=content_of(messages),
-        usage=_usage(run.get("usage")),
-        tail=f"{name(run['id'])}/{name(tail or '')}",
-        tool_calls=_tool_calls(run) if status is RunStatus.REQUIRES_ACTION else (),
+        content=content_of(tail.fresh(messages)),
+        # Of all its rounds: it is told at the end of the last.
+        usage=None if is_waiting else _usage(run.get("usage")),
+        tail=str(end),
+        tool_calls=_tool_calls(run) if is_waiting else (),
         incomplete_reason=reason,
         error_code=code,
         retryable=retryable,
@@ -231,7 +226,7 @@ def _note(note: dict[str, Any]) -> dict[str, Any]:
     cited: dict[str, Any] = note.get(note["type"]) or {}
     kept = ("type", "text", "start_index", "end_index")
     found = {key: note[key] for key in kept if key in note} | {"file_id": cited.get("file_id")}
-    return dict(cleaned(found))
+    return dict(clean_json(found))
 
 
 def _tool_calls(run: dict[str, Any]) -> list[ToolCall]:
@@ -239,7 +234,7 @@ def _tool_calls(run: dict[str, Any]) -> list[ToolCall]:
         ToolCall(
             name(call["id"]), name(call["function"]["name"]), name(call["function"]["arguments"])
         )
-        for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]
+        for call in calls_of(run)
     ]
 
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from app.domain.models import AssistantConfig
-from app.ports import Generation, Turn
+from app.domain.models import AssistantConfig, Role, ToolCall
+from app.ports import Calls, Generation, Turn
 
 
 def assistant(config: AssistantConfig) -> dict[str, Any]:
@@ -31,10 +31,17 @@ def digest(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def message(turn: Turn) -> dict[str, Any]:
-    """Return a turn as a message of a thread."""
-    content = [{"type": "text", "text": text} for text in turn.texts if text]
-    return {"role": turn.role.value, "content": content}
+def message(turn: Turn | Calls) -> dict[str, Any]:
+    """Return a turn as a message of a thread.
+
+    A thread can't be given calls: what they came to is told in words.
+    """
+    role, texts = Role.ASSISTANT, []
+    if isinstance(turn, Turn):
+        role, texts = turn.role, [text for text in turn.texts if text]
+    else:
+        texts = [f"{call.name}({call.arguments}) returned: {call.output}" for call in turn.calls]
+    return {"role": role.value, "content": [{"type": "text", "text": text} for text in texts]}
 
 
 def run(
@@ -48,6 +55,17 @@ def run(
     }
     if generation.model != generation.config.model:
         body["model"] = generation.model
-    if generation.config.max_output_tokens is not None:
-        body["max_completion_tokens"] = generation.config.max_output_tokens
+    config = generation.config
+    if config.max_output_tokens is not None:
+        body["max_completion_tokens"] = config.max_output_tokens
+    if config.tools and config.tool_choice is not None:
+        body["tool_choice"] = config.tool_choice
+    if config.tools and config.parallel_tool_calls is not None:
+        body["parallel_tool_calls"] = config.parallel_tool_calls
     return body
+
+
+def outputs(calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """Return the body that gives a run what its functions returned, the rest streamed."""
+    returned = [{"tool_call_id": call.id, "output": call.output} for call in calls]
+    return {"tool_outputs": returned, "stream": True}

@@ -7,9 +7,12 @@ that breaks costs no second generation: the run is polled, and its messages are 
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from app.adapters.assistants import decode, request
+from app.adapters.assistants.steps import StepReader
+from app.adapters.assistants.tail import RunName, Tail, digest_of
 from app.adapters.assistants.tutors import UpstreamTutors
 from app.adapters.wire.client import Hearing, Listen, UpstreamConfig, WireClient
 from app.adapters.wire.errors import TUTOR_LOST, interrupted, translated
@@ -17,6 +20,7 @@ from app.adapters.wire.sse import NamedEventDecoder
 from app.adapters.wire.values import name
 from app.domain.errors import ThreadBusyError, ThreadLostError, UpstreamError
 from app.domain.models import RunStatus
+from app.domain.steps import FUNCTION
 from app.ports import Ended, Generation, Started, Thread, Turn, Tutors
 
 BETA: Final = {"OpenAI-Beta": "assistants=v2"}
@@ -67,7 +71,7 @@ class AssistantsUpstream:
                 with suppress(UpstreamError):
                     await self.delete_thread(thread_id)
                 raise
-        return Thread(thread_id, 0, f"/{newest}")
+        return Thread(thread_id, 0, str(Tail(message_id=newest)))
 
     async def _add(self, thread_id: str, messages: Sequence[dict[str, Any]]) -> None:
         for message in messages:
@@ -97,21 +101,25 @@ class AssistantsUpstream:
         thread_id = generation.thread_id
         if thread_id is None:
             raise ThreadLostError(retryable=True)
+        if generation.outputs:
+            return await self._submit(generation, listen)
+        tail = Tail.read(generation.tail)
         messages = [request.message(turn) for turn in generation.turns]
         early, asked = messages[:-MESSAGES_A_CALL], messages[-MESSAGES_A_CALL:]
         tutor_id = await self._tutors.id_of(generation.config)
+        path = f"/threads/{thread_id}/runs"
         try:
             await self._add(thread_id, early)
             body = request.run(generation, tutor_id, asked)
             try:
-                return await self._run(thread_id, body, listen)
+                return await self._heard(path, body, tail, listen)
             except UpstreamError as error:
                 if error.code != TUTOR_LOST:
                     raise
             # Nothing was generated: it was deleted upstream, or never was of this upstream.
             await self._tutors.forget(tutor_id)
             body["assistant_id"] = await self._tutors.id_of(generation.config)
-            return await self._run(thread_id, body, listen)
+            return await self._heard(path, body, tail, listen)
         except UpstreamError as error:
             if isinstance(error, ThreadBusyError):
                 await self._free(thread_id)
@@ -120,14 +128,37 @@ class AssistantsUpstream:
                 raise interrupted() from None
             raise
 
-    async def _run(self, thread_id: str, body: Mapping[str, Any], listen: Listen) -> Ended:
-        decoder = decode.RunDecoder(thread_id)
+    async def _submit(self, generation: Generation, listen: Listen) -> Ended:
+        """Give a run what its functions returned, and hear how it goes on."""
+        asked, tail = RunName.read(generation.asked_by), Tail.read(generation.tail)
+        if asked is None or asked.thread_id != generation.thread_id:
+            raise ThreadLostError(retryable=True)
+        try:
+            body = request.outputs(generation.outputs)
+            return await self._heard(f"{asked.path}/submit_tool_outputs", body, tail, listen)
+        except UpstreamError as error:
+            if error.code == "upstream_not_found":
+                raise ThreadLostError(retryable=True) from None
+            if error.code != "upstream_rejected" or error.generated:
+                raise
+            run = await self._wire.call("get", asked.path)
+            with translated():
+                if digest_of(run) == tail.calls:
+                    raise
+            # It has them already, or has ended meanwhile.
+            raise interrupted() from None
+
+    async def _heard(
+        self, path: str, body: Mapping[str, Any], tail: Tail, listen: Listen
+    ) -> Ended:
+        thread_id = path.split("/")[2]
+        decoder = decode.RunDecoder(thread_id, tail)
         hearing = Hearing(NamedEventDecoder().feed, decoder.decode, listen)
-        ended = await self._wire.hear(f"/threads/{thread_id}/runs", hearing, body=body)
+        ended = await self._wire.hear(path, hearing, body=body)
         if ended.status not in _TOLD_WHOLE or decoder.is_whole:
             return ended
         try:
-            return await self._account(thread_id, decoder.run)
+            return await self._account(thread_id, decoder.run, tail)
         except UpstreamError:
             # Whatever keeps us from reading it, there is an answer.
             raise interrupted() from None
@@ -137,16 +168,18 @@ class AssistantsUpstream:
         with suppress(UpstreamError), translated():
             runs = await self._runs(thread_id, {"limit": 1, "order": "desc"})
             if runs and runs[0]["status"] == "requires_action":
-                path = _path(decode.run_name(thread_id, runs[0]))
+                path = f"/threads/{thread_id}/runs/{runs[0]['id']}"
                 await self._wire.call("post", f"{path}/cancel")
 
-    async def _account(self, thread_id: str, run: dict[str, Any]) -> Ended:
+    async def _account(self, thread_id: str, run: dict[str, Any], tail: Tail) -> Ended:
         """Return how a run ended, with what it said as the thread has it."""
-        messages = await self._said(thread_id, run["id"])
-        newest = messages[-1]["id"] if messages else None
-        if newest is None and run["status"] == "completed":
-            newest = await self._newest(thread_id)
-        return decode.ended(run, messages, tail=newest)
+        with translated():
+            messages = await self._said(thread_id, run["id"])
+            ended = decode.ended(run, messages, tail)
+            if not messages and run["status"] == "completed":
+                newest = await self._newest(thread_id)
+                ended = replace(ended, tail=str(Tail(run["id"], newest)))
+        return ended
 
     async def _said(self, thread_id: str, run_id: str) -> list[dict[str, Any]]:
         """Return a run's messages, oldest first, with the text that they have so far."""
@@ -167,11 +200,14 @@ class AssistantsUpstream:
         """Ask what became of a generation whose end was not seen; None if nothing did."""
         with translated():
             try:
-                named = _split(response_id)
+                known = Tail.read(tail)
+                named = RunName.read(response_id)
                 if named is None and thread_id is not None:
-                    named = await self._unheard(thread_id, tail, listen)
+                    named = await self._unheard(thread_id, known, listen)
                 if named is None:
                     return None
+                if known.is_open or not named.tail.is_open:
+                    named = replace(named, tail=known)
                 return await self._settled(named, listen)
             except UpstreamError as error:
                 if error.code == "upstream_not_found":
@@ -179,45 +215,64 @@ class AssistantsUpstream:
                     raise ThreadLostError(retryable=True) from None
                 raise
 
-    async def _unheard(
-        self, thread_id: str, tail: str | None, listen: Listen
-    ) -> tuple[str, str] | None:
+    async def _unheard(self, thread_id: str, tail: Tail, listen: Listen) -> RunName | None:
         """Find the run that was begun after a thread's known tail, if its request arrived."""
-        run_id, _, message_id = (tail or "").partition("/")
+        if tail.is_open:
+            return RunName(thread_id, tail.run_id, tail)
         query: dict[str, Any] = {"limit": 1, "order": "asc"}
-        after = {"after": message_id} if message_id else {}
+        after = {"after": tail.message_id} if tail.message_id else {}
         path = f"/threads/{thread_id}/messages"
         if not (await self._wire.call("get", path, query=query | after))["data"]:
             return None
-        after = {"after": run_id} if run_id else {}
+        after = {"after": tail.run_id} if tail.run_id else {}
         runs = await self._runs(thread_id, {"limit": LISTED, "order": "asc"} | after)
         if not runs or runs[-1]["status"] == "cancelled":
             # Turns without a run: asked again here, they would stand there twice.
             raise ThreadLostError(retryable=True)
-        listen(Started(decode.run_name(thread_id, runs[-1])))
-        return thread_id, name(runs[-1]["id"])
+        found = RunName(thread_id, name(runs[-1]["id"]), tail)
+        listen(Started(str(found)))
+        return found
 
-    async def _settled(self, named: tuple[str, str], listen: Listen | None = None) -> Ended:
-        """Wait for a run's end; `listen` hears what is new of its messages meanwhile."""
-        thread_id, run_id = named
-        path, reread = f"/threads/{thread_id}/runs/{run_id}", decode.Rereader()
+    async def _settled(self, named: RunName, listen: Listen | None = None) -> Ended | None:
+        """Wait for a run's end; `listen` hears what is new of its messages meanwhile.
+
+        None if it still waits for the functions that the thread's tail tells of.
+        """
+        tail, reread = named.tail, decode.Rereader()
         while True:
-            run, headers = await self._wire.answer("get", path)
+            run, headers = await self._wire.answer("get", named.path)
             if run["status"] not in decode.RUNNING:
-                return await self._account(thread_id, run)
+                if tail.is_open and digest_of(run) == tail.calls:
+                    return None
+                if listen is not None:
+                    await self._tell_steps(named.path, run, listen)
+                return await self._account(named.thread_id, run, tail)
             if listen is not None:
-                for event in reread.news(await self._said(thread_id, run_id)):
+                said = await self._said(named.thread_id, named.run_id)
+                for event in reread.news(tail.fresh(said)):
                     listen(event)
             await asyncio.sleep(_pause_s(headers))
 
+    async def _tell_steps(self, path: str, run: dict[str, Any], listen: Listen) -> None:
+        """Tell what the upstream's own tools did unheard; those of ours are told with the end."""
+        if all(tool["type"] == FUNCTION for tool in run.get("tools") or ()):
+            return
+        reader = StepReader()
+        page = await self._wire.call(
+            "get", f"{path}/steps", query={"limit": LISTED, "order": "asc"}
+        )
+        for step in page["data"]:
+            for told in reader.read(step["status"], step):
+                listen(told)
+
     async def cancel(self, response_id: str) -> Ended | None:
         """Stop a run; return how it ended."""
-        named = _split(response_id)
+        named = RunName.read(response_id)
         if named is None:
             return None
         with translated():
             try:
-                await self._wire.call("post", f"{_path(response_id)}/cancel")
+                await self._wire.call("post", f"{named.path}/cancel")
             except UpstreamError as error:
                 if error.code in _GONE:
                     return None
@@ -225,17 +280,6 @@ class AssistantsUpstream:
                 if error.code != "upstream_rejected":
                     raise
             return await self._settled(named)
-
-
-def _split(response_id: str | None) -> tuple[str, str] | None:
-    """Return the thread and the run of a name; what another dialect named is unknown here."""
-    thread_id, slash, run_id = (response_id or "").partition("/")
-    return (thread_id, run_id) if slash else None
-
-
-def _path(response_id: str) -> str:
-    thread_id, _, run_id = response_id.partition("/")
-    return f"/threads/{thread_id}/runs/{run_id}"
 
 
 def _pause_s(headers: Mapping[str, str]) -> float:

@@ -18,7 +18,7 @@ RETURNING tutor_id
 _ADD = """
 WITH made AS (
     INSERT INTO upstream_tutors (tutor_id, digest) VALUES ($2, $1)
-    ON CONFLICT (digest) WHERE retired_at IS NULL DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING tutor_id
 )
 INSERT INTO upstream_tutors (tutor_id, digest, retired_at)

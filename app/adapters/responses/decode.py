@@ -4,23 +4,19 @@ Events are told apart by their `type` alone. Unknown ones are passed over: the v
 every few months.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from app.adapters.responses.steps import step_of_event
 from app.adapters.wire.errors import UNREADABLE, failure, interrupted, of_response
-from app.adapters.wire.values import cleaned, load, name, text
+from app.adapters.wire.values import load, name, text
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
-from app.ports import Ended, Started, Step, TextDelta, UpstreamEvent
+from app.domain.text import clean_json
+from app.ports import Ended, Started, TextDelta, UpstreamEvent
 
 TEXT_DELTA: Final = "response.output_text.delta"
 REFUSAL_DELTA: Final = "response.refusal.delta"
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_STEP: Final = re.compile(r"response\.(\w+)_call\.(in_progress|completed|failed)")
-_ITEM_STATUSES: Final = {
-    "response.output_item.added": "in_progress",
-    "response.output_item.done": "completed",
-}
 _STATUSES: Final = {
     "completed": RunStatus.COMPLETED,
     "incomplete": RunStatus.INCOMPLETE,
@@ -62,7 +58,9 @@ class ResponseDecoder:
                 code, retryable = of_response(event)
                 raise failure(code, retryable=retryable, generated=True)
             else:
-                yield from _steps(type_, event)
+                step = step_of_event(type_, event)
+                if step is not None:
+                    yield step
         except UNREADABLE:
             raise interrupted("upstream_garbage") from None
 
@@ -83,14 +81,6 @@ class ResponseDecoder:
     def _part(self, event: dict[str, Any]) -> int:
         key = (event.get("output_index"), event.get("content_index"))
         return self._parts.setdefault(key, len(self._parts))
-
-
-def _steps(type_: str, event: dict[str, Any]) -> Iterator[Step]:
-    found = _STEP.fullmatch(type_)
-    if found is not None:
-        yield Step(found[1], found[2])
-    elif type_ in _ITEM_STATUSES and event["item"].get("type") == "function_call":
-        yield Step("function", _ITEM_STATUSES[type_])
 
 
 def ended(response: dict[str, Any]) -> Ended:
@@ -125,7 +115,7 @@ def parts(items: Sequence[dict[str, Any]]) -> list[Part]:
             continue
         for content in item["content"]:
             if content["type"] == "output_text":
-                notes = tuple(cleaned(note) for note in content.get("annotations") or ())
+                notes = tuple(clean_json(note) for note in content.get("annotations") or ())
                 found.append(Part(text(content["text"]), PartKind.TEXT, notes))
             elif content["type"] == "refusal":
                 found.append(Part(text(content["refusal"]), PartKind.REFUSAL))

@@ -28,16 +28,3 @@ def text(value: object) -> str:
 def name(value: object) -> str:
     """Return text that is stored as it is: without what Postgres refuses."""
     return clean(text(value))
-
-
-def cleaned(value: Any) -> Any:
-    """Return JSON without what Postgres refuses."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [cleaned(item) for item in items]
-    if isinstance(value, dict):
-        members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {clean(key): cleaned(member) for key, member in members.items()}
-    return value

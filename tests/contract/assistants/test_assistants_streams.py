@@ -16,6 +16,7 @@ from app.domain.errors import (
     UpstreamInterruptedError,
 )
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
+from app.domain.steps import StepStatus, call_details
 from app.ports import Restarted, Started, Step, TextDelta
 from app.services.tutors import TutorBook
 from tests.contract.assistants.conftest import CONFIG, RUN, Replay, ask, played
@@ -23,6 +24,7 @@ from tests.contract.assistants.conftest import CONFIG, RUN, Replay, ask, played
 ANSWER = "Hello! How can I assist you today?"
 CUT = "Hello! How"
 USAGE = Usage(20, 11, 31)
+CALL = ToolCall("call_001", "get_current_weather", '{"location":"San Francisco, CA"}')
 
 
 async def test_a_plain_run_is_heard_and_told_whole(
@@ -107,19 +109,23 @@ async def test_a_run_that_wants_a_function_called_says_which(
 ) -> None:
     hearing = await played(upstream, replay, "requires_action")
     assert hearing.end.status is RunStatus.REQUIRES_ACTION
-    arguments = '{"location":"San Francisco, CA"}'
-    assert hearing.end.tool_calls == [ToolCall("call_001", "get_current_weather", arguments)]
-    assert hearing.events == [Started(RUN), Step("function", "in_progress")]
+    assert hearing.end.tool_calls == [CALL]
+    begun = ToolCall("call_001", "get_current_weather", "")
+    step = Step("call_001", "function", StepStatus.IN_PROGRESS, call_details([begun]))
+    assert hearing.events == [Started(RUN), step]
+    # All rounds are counted together, at the end.
+    assert hearing.end.usage is None
 
 
 async def test_what_the_tutor_does_meanwhile_is_told_once(
     upstream: AssistantsUpstream, replay: Replay
 ) -> None:
     hearing = await played(upstream, replay, "code_interpreter")
+    tool = "code_interpreter"
     assert hearing.events == [
         Started(RUN),
-        Step("code_interpreter", "in_progress"),
-        Step("code_interpreter", "completed"),
+        Step("call_002", tool, StepStatus.IN_PROGRESS),
+        Step("call_002", tool, StepStatus.COMPLETED, {"input": "1 + 1"}),
         TextDelta(0, "2"),
     ]
     assert hearing.answer == "2"
@@ -263,6 +269,8 @@ async def test_workers_that_make_one_tutor_at_once_use_the_same(book: TutorBook)
         assert len(set(used)) == 1
         assert await book.find(digest) == used[0]
         assert await book.add(digest, used[0]) == used[0]
+        # An upstream that calls two of them the same is taken at its word.
+        assert await book.add(f"other-{digest}", used[0]) == used[0]
     spare = await book.unused(100)
     assert len([name for name in spare if re.fullmatch(r"a-\d-\d", name)]) == 5 * 5
     for name in spare:
