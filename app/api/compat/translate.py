@@ -221,6 +221,8 @@ class Translator:
 
     def _run_changed(self, status: str) -> None:
         shown = objects.run(self._run, self._config)
+        # Who has read that an action is required comes back for what follows it.
+        is_unread = self._is_sending
         if status == "queued" and self._run["started_at"] is None:
             self._send("thread.run.created", shown)
         if status in _ENDS and self._message is not None:
@@ -231,8 +233,7 @@ class Translator:
             )
             self._send(f"thread.run.step.{step['status']}", step)
         self._send(f"thread.run.{status}", shown)
-        # The reader of what comes after the outputs has passed this.
-        if status == "requires_action" and self._place[0] >= self._after[0]:
+        if status == "requires_action" and is_unread:
             self._end()
 
     @property
