@@ -371,7 +371,7 @@ async def test_a_run_whose_tools_are_never_called_expires_and_the_session_goes_o
     await client.ask(session, "What is 1 + 1?")
     run = await waiting(client, session, PLOTTED)
     # Its ten minutes pass.
-    await _execute(stack, "UPDATE runs SET expires_at = now() WHERE id = $1", run["id"])
+    await execute(stack, "UPDATE runs SET expires_at = now() WHERE id = $1", run["id"])
     ended = await client.ended(session, run["id"], within=40)
     assert (ended["status"], ended["last_error"]["code"]) == ("expired", "action_timeout")
     _, answer = await client.ask(session, "What is 20 + 22?")
@@ -380,7 +380,7 @@ async def test_a_run_whose_tools_are_never_called_expires_and_the_session_goes_o
     assert told(blocks)[-3:] == ["function expired", "run.expired", "done"]
 
 
-async def _execute(stack: Stack, statement: str, *arguments: Any) -> None:
+async def execute(stack: Stack, statement: str, *arguments: Any) -> None:
     connection = await asyncpg.connect(stack.database_url)
     try:
         await connection.execute(statement, *arguments)

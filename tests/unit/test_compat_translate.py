@@ -38,7 +38,7 @@ def delta(seq: int, part: int, text: str) -> bytes:
     return block(seq, "message.delta", part=part, text=text, message_id="msg_1")
 
 
-BEGUN = block(1, "run.queued", run=run("queued")) + block(
+BEGUN = block(1, "run.queued", run=run("queued", started_at=None)) + block(
     2, "run.in_progress", run=run("in_progress")
 )
 OPENED = block(3, "message.created", message=message("in_progress"))

@@ -87,7 +87,10 @@ def tool_calls(step: Mapping[str, Any]) -> list[JsonObject]:
     """Return the calls of a step, from its public body."""
     kind, details = step["kind"], step["details"]
     if kind == "function":
-        return [_function(call) for call in details.get("calls", ())]
+        # The outputs come with the end, not by deltas: readers take what comes to an earlier
+        # call's number for another call.
+        is_going = step["status"] == "in_progress"
+        return [_function(call, is_going=is_going) for call in details.get("calls", ())]
     call: JsonObject = {"id": f"call_{step['id'].partition('_')[2]}", "type": kind}
     if kind == "code_interpreter":
         wanted: JsonObject = {
@@ -107,8 +110,10 @@ def tool_calls(step: Mapping[str, Any]) -> list[JsonObject]:
     return [call | {kind: {"results": found}}]
 
 
-def _function(call: Mapping[str, Any]) -> JsonObject:
+def _function(call: Mapping[str, Any], *, is_going: bool) -> JsonObject:
     kept = {name: call[name] for name in ("name", "arguments", "output")}
+    if is_going:
+        kept["output"] = None
     return {"id": call["id"], "type": "function", "function": kept}
 
 

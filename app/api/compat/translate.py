@@ -136,10 +136,21 @@ class Translator:
         self._send("thread.message.created", shown)
         self._send("thread.message.in_progress", shown)
 
+    def _tell(self) -> None:
+        """Show the message as it is to a reader that was not there when it was opened.
+
+        Without ids: to others these events are none, and the places after them are the same.
+        """
+        self._is_told = True
+        self._message = {**self._answer, "content": self._kept()}
+        shown = objects.message(self._answer, self._run)
+        self._out += [
+            block(f"thread.message.{name}", shown) for name in ("created", "in_progress")
+        ]
+
     def _delta(self, part: int, text: str) -> None:
         if not self._is_told and self._is_sending:
-            self._message = {**self._answer, "content": self._kept()}
-            self._open()
+            self._tell()
         value: dict[str, Any] = {"value": text}
         if part not in self._texts:
             value["annotations"] = []
@@ -210,6 +221,8 @@ class Translator:
 
     def _run_changed(self, status: str) -> None:
         shown = objects.run(self._run, self._config)
+        # Who has read that an action is required comes back for what follows it.
+        is_unread = self._is_sending
         if status == "queued" and self._run["started_at"] is None:
             self._send("thread.run.created", shown)
         if status in _ENDS and self._message is not None:
@@ -220,8 +233,7 @@ class Translator:
             )
             self._send(f"thread.run.step.{step['status']}", step)
         self._send(f"thread.run.{status}", shown)
-        # The reader of what comes after the outputs has passed this.
-        if status == "requires_action" and self._place[0] >= self._after[0]:
+        if status == "requires_action" and is_unread:
             self._end()
 
     @property
