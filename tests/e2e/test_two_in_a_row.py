@@ -23,11 +23,14 @@ from tests.e2e.test_dialogue import (
     assert_explains,
     text_of,
 )
+from tests.integration.test_tools import BOTH, CALCULATE, PLOT, calls_of, opened, submit, waiting
+from tests.integration.test_tools import text_of as parts_of
 from tests.stack import Client, Process, Stack, free_port, token, until
 
 # Whoever still has these clients knows that the vendor gave them up.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
+DELTAS = "SELECT count(*) FROM events WHERE run_id = $1 AND type = 'message.delta'"
 LEASE = {"RUN_LEASE_S": "2"}
 RELAY = "the-relay-before"
 
@@ -125,6 +128,16 @@ async def begun(row: Row, question: str = QUESTION) -> Asked:
     asked = Asked(client, session, posted["run"]["id"])
     await under_way(row.front, [asked])
     return asked
+
+
+async def gone(row: Row, thread: str) -> None:
+    """Wait until the second has deleted a session, and what it had upstream."""
+
+    async def is_gone() -> bool:
+        query = "SELECT count(*) FROM sessions WHERE id = $1"
+        return await row.back.fetchval(query, thread) == 0
+
+    await until(is_gone, within=90, every=0.5)
 
 
 def alive(process: Process) -> bool:
@@ -296,6 +309,62 @@ async def test_a_run_that_waits_for_functions_nobody_calls_makes_way(row: Row) -
     assert (await row.relay.run(thread, waiting.id))["status"] == "cancelled"
 
 
+async def test_functions_are_called_before_the_first_and_the_run_behind_goes_on(row: Row) -> None:
+    client, session = await opened(row.front, CALCULATE, PLOT)
+    run = await waiting(client, session, BOTH)
+    # One call was the server's own: only the other one comes through.
+    assert [call["function"]["name"] for call in calls_of(run)] == ["plot"]
+    await submit(client, session, run, plot="A straight line.")
+    ended = await client.ended(session, run["id"], within=60)
+    assert (ended["status"], ended["attempts"]) == ("completed", 2)
+    announced, answer = await parts_of(client, session, ended)
+    assert "`plot`" in announced
+    assert "A straight line." in answer
+    (other,) = await row.behind(session)
+    assert ended["usage"] == json.loads(other["usage"])
+    seen, behind = await row.transcripts(client, session)
+    assert seen == behind
+    assert await withdrawn(row.front, run["id"]) == 0
+    # The thread goes on.
+    _, text = await client.ask(session, "Solve 2x = 6", within=60)
+    assert "3" in text
+    assert len(await row.behind(session)) == 2
+
+
+async def test_workers_are_killed_while_functions_are_called(row: Row) -> None:
+    client, session = await opened(row.front, PLOT)
+    run = await waiting(client, session, "Announce: plot `x + 1`")
+    await row.replace_back()
+    await row.replace_front()
+    await submit(client, session, run, plot="A line. " * 40)
+    second = Asked(client, session, run["id"])
+    before = await row.front.fetchval(DELTAS, run["id"])
+    await under_way(row.front, [second], deltas=before + 3)
+    await row.replace_front()
+    ended = await client.ended(session, run["id"], within=60)
+    assert (ended["status"], ended["attempts"]) == ("completed", 2)
+    seen, behind = await row.transcripts(client, session)
+    assert seen == behind
+    assert seen[1].count("A line.") >= 40
+    assert len(await row.behind(session)) == 1
+    assert await withdrawn(row.front, run["id"]) == 0
+
+
+async def test_a_run_that_waits_for_functions_is_cancelled_and_its_thread_is_given_up(
+    row: Row,
+) -> None:
+    client, session = await opened(row.front, PLOT)
+    run = await waiting(client, session, "Announce: plot `x + 1`")
+    thread = await row.thread(session)
+    await client.call("POST", f"/v1/sessions/{session}/runs/{run['id']}/cancel", 202)
+    assert (await client.ended(session, run["id"]))["status"] == "cancelled"
+    ended, text = await client.ask(session, "Solve 2x = 6", within=60)
+    assert (ended["status"], ended["attempts"]) == ("completed", 1)
+    assert "3" in text
+    assert await row.thread(session) != thread
+    await gone(row, thread)
+
+
 async def test_a_thread_that_the_second_lost_is_rebuilt_in_context(row: Row) -> None:
     client = row.front.client()
     session = await client.open_session()
@@ -317,12 +386,8 @@ async def test_a_deleted_session_is_deleted_at_the_second(row: Row) -> None:
     thread = await row.thread(session)
     await row.relay.call("GET", f"/v1/sessions/{thread}", 200)
     await client.call("DELETE", f"/v1/sessions/{session}", 204)
-
-    async def is_gone() -> bool:
-        response = await row.relay.http.get(f"/v1/sessions/{thread}")
-        return response.status_code == 404
-
-    await until(is_gone, within=60, every=0.5)
+    await gone(row, thread)
+    await row.relay.call("GET", f"/v1/sessions/{thread}", 404)
 
 
 async def test_a_tutor_upstream_is_what_the_version_says_and_made_anew_when_it_is_lost(
