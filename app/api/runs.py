@@ -108,5 +108,5 @@ async def submit_tool_outputs(  # noqa: PLR0913, PLR0917 - the parts of the requ
     if sum(len(each.output) for each in outputs) > max_chars:
         message = f"The outputs have at most {max_chars} characters together."
         raise invalid(("body", "tool_outputs"), message)
-    submitted = await services.actions.submit(user, session_id, run_id, outputs, request=request)
-    return present.body(submitted.body, 202)
+    run = await services.actions.submit_once(user, session_id, run_id, outputs, request)
+    return present.body(run, 202)

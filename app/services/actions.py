@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from app.domain import ids
 from app.domain.errors import NoActionRequiredError, NotFoundError, ToolOutputsMismatchError
 from app.domain.events import RunChanged, StepChanged
 from app.domain.models import JsonObject, Run, RunStatus, User
 from app.domain.steps import FUNCTION, RunStep, StepStatus, call_details
-from app.ports import Database, RequestKey
+from app.ports import Database, RequestKey, UnitOfWork
 from app.services.idempotency import first_answer, keep_answer
 from app.services.relay import Relay
 from app.services.runs import append
@@ -26,12 +27,10 @@ class ToolOutput:
 class Submitted:
     """What became of a submission."""
 
-    body: JsonObject
-    """The run, the same when the request is repeated."""
-    run: Run | None = None
-    """The run, if this very request set it going."""
-    seq: int = 0
-    """Place of the first event that it caused."""
+    run: Run
+    """Back in the queue."""
+    seq: int
+    """Place of the first event that this caused."""
 
 
 class ActionService:
@@ -41,7 +40,7 @@ class ActionService:
         self._database = database
         self._relay = relay
 
-    async def submit(  # noqa: PLR0913 - what a submission says
+    async def submit(
         self,
         user: User,
         session_id: str,
@@ -49,7 +48,6 @@ class ActionService:
         outputs: Sequence[ToolOutput],
         *,
         wants_stream: bool = False,
-        request: RequestKey | None = None,
     ) -> Submitted:
         """Take the outputs of all open calls, and let the run go on.
 
@@ -61,40 +59,66 @@ class ActionService:
             NoActionRequiredError: It waits for nothing.
             ToolOutputsMismatchError: Not each open call is answered, and that once.
             TooManyStreamsError: The rest could not be streamed.
+        """
+        async with self._database.transaction() as uow:
+            if wants_stream:
+                self._relay.check_room(user)
+            return await _submit(uow, user, session_id, run_id, outputs)
+
+    async def submit_once(
+        self,
+        user: User,
+        session_id: str,
+        run_id: str,
+        outputs: Sequence[ToolOutput],
+        request: RequestKey | None,
+    ) -> JsonObject:
+        """Do so for a request that may be sent again; return the run's body.
+
+        Raises:
+            DomainError: Any that `submit` raises.
             IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         async with self._database.transaction() as uow:
             if again := await first_answer(uow, user, request):
-                return Submitted(again)
-            if wants_stream:
-                self._relay.check_room(user)
-            session = await owned(uow, user, session_id, for_update=True)
-            run = await uow.runs.get(user.id, session_id, run_id)
-            if run is None:
-                raise NotFoundError
-            if run.status is not RunStatus.REQUIRES_ACTION:
-                raise NoActionRequiredError(run.status)
-            open_calls = [call.id for call in run.tool_calls]
-            given = [output.call_id for output in outputs]
-            if sorted(given) != sorted(open_calls):
-                raise ToolOutputsMismatchError(open_calls, given)
-            steps = await uow.runs.steps(run)
-            ended = _answered(steps, outputs)
-            queued = RunChanged(replace(run, status=RunStatus.QUEUED, tool_calls=()))
-            await append(uow, session, ended, queued)
-            uow.wake_workers(new_run=True)
-            body = await keep_answer(uow, user, request, queued.run.body(), session_id=session_id)
-        return Submitted(body, queued.run, session.last_seq + 1)
+                return again
+            submitted = await _submit(uow, user, session_id, run_id, outputs)
+            body = submitted.run.body()
+            return await keep_answer(uow, user, request, body, session_id=session_id)
 
 
-def _answered(steps: Sequence[RunStep], outputs: Sequence[ToolOutput]) -> StepChanged:
+async def _submit(
+    uow: UnitOfWork, user: User, session_id: str, run_id: str, outputs: Sequence[ToolOutput]
+) -> Submitted:
+    session = await owned(uow, user, session_id, for_update=True)
+    run = await uow.runs.get(user.id, session_id, run_id)
+    if run is None:
+        raise NotFoundError
+    if run.status is not RunStatus.REQUIRES_ACTION:
+        raise NoActionRequiredError(run.status)
+    open_calls = [call.id for call in run.tool_calls]
+    given = [output.call_id for output in outputs]
+    if sorted(given) != sorted(open_calls):
+        raise ToolOutputsMismatchError(open_calls, given)
+    ended = _answered(run, await uow.runs.steps(run), outputs)
+    queued = RunChanged(replace(run, status=RunStatus.QUEUED, tool_calls=()))
+    await append(uow, session, ended, queued)
+    uow.wake_workers(new_run=True)
+    return Submitted(queued.run, session.last_seq + 1)
+
+
+def _answered(run: Run, steps: Sequence[RunStep], outputs: Sequence[ToolOutput]) -> StepChanged:
     """Return the step that asked, ended with all its outputs."""
     given = {output.call_id: output.output for output in outputs}
-    asking = next(
-        step
-        for step in reversed(steps)
-        if step.kind == FUNCTION and step.status is StepStatus.IN_PROGRESS
-    )
-    calls = [replace(call, output=given.get(call.id, call.output)) for call in asking.calls]
-    done = replace(asking, status=StepStatus.COMPLETED, details=call_details(calls))
-    return StepChanged(done)
+    asking = [
+        step for step in steps if step.kind == FUNCTION and step.status is StepStatus.IN_PROGRESS
+    ]
+    if not asking:
+        # A worker of an earlier release asked: it kept no steps.
+        details = call_details(run.tool_calls)
+        identity, status = ids.new_id(ids.STEP), StepStatus.IN_PROGRESS
+        asking = [RunStep(identity, run.session_id, run.id, FUNCTION, status, details)]
+    step = asking[-1]
+    calls = [replace(call, output=given.get(call.id, call.output)) for call in step.calls]
+    done = replace(step, status=StepStatus.COMPLETED, details=call_details(calls))
+    return StepChanged(done, is_new=not step.seq)

@@ -109,6 +109,8 @@ class Attempts:
     """Whether a generation may still go on although the upstream did not know of it."""
     _is_open: bool = False
     """Whether the end of the last generation was not seen."""
+    _has_called: bool = False
+    """Whether the thread holds calls of this run."""
     _asked: set[str] = field(default_factory=set[str])
     """The calls of earlier rounds."""
     _delay_s: float = BACKOFF_S
@@ -120,7 +122,7 @@ class Attempts:
 
         One that ends with calls is only of use to the run that answers them.
         """
-        return self._is_open or self._is_unaccounted or bool(self._asked)
+        return self._is_open or self._is_unaccounted or self._has_called
 
     def __post_init__(self) -> None:
         self._count_rounds()
@@ -128,6 +130,7 @@ class Attempts:
     def _count_rounds(self) -> None:
         self.counter.rounds = 1 + len(self.steps.rounds)
         self._asked = {call.id for step in self.steps.rounds for call in step.calls}
+        self._has_called = self._has_called or bool(self._asked)
 
     async def generate(self) -> Ended:
         """Return how the upstream says the generation ended that this run was claimed for.
@@ -153,6 +156,7 @@ class Attempts:
         Raises:
             FencedError: The run is not this worker's any more.
         """
+        self._has_called = True
         said = self.answer.close_round(ended.content)
         self.steps.asked(calls, said, self.response_id)
         mark = self.conversation.advance(ended.tail)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.tools.toolbox import Toolbox
 from app.domain.errors import FencedError
 from app.domain.events import Delta, Draft, MessageChanged
 from app.domain.models import (
@@ -350,7 +351,12 @@ async def test_what_the_upstream_says_is_cleaned_and_all_accounts_agree(
 ) -> None:
     user, (claim,) = await claimed(desk, 1)
     executor = Executor(
-        desk.database, Script(deltas, final), publisher, "worker_a", max_attempts=1
+        desk.database,
+        Script(deltas, final),
+        publisher,
+        Toolbox([], timeout_s=1),
+        "worker_a",
+        max_attempts=1,
     )
     await executor.execute(Execution(claim))
     run: Run = await desk.runs.get(user, claim.run.session_id, claim.run.id)

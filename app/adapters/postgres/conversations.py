@@ -101,6 +101,8 @@ WHERE id = $1
 
 _STEPS = "SELECT * FROM run_steps WHERE run_id = $1 AND session_id = $2 ORDER BY seq"
 
+_ERASE_SAID = "UPDATE run_steps SET said = '[]' WHERE session_id = $1 AND run_id = $2"
+
 _ERASE_ANSWERS = "DELETE FROM answers WHERE session_id = $1 AND position($2 IN body) > 0"
 
 
@@ -279,6 +281,7 @@ class PostgresMessages:
         await self._connection.execute(delete(MessageRow).where(MessageRow.id == message.id))
         await self._driver.execute(_ERASE, *named, message.seq)
         await self._driver.execute(_ERASE_ANSWERS, *named)
+        await self._driver.execute(_ERASE_SAID, message.session_id, message.run_id)
 
 
 class PostgresRuns:

@@ -172,9 +172,9 @@ async def submit_tool_outputs(
             f"Expected tool outputs for call_ids {list(error.open_calls)}, got {got}",
             param="tool_outputs",
         ) from None
-    run = await services.runs.get(user, thread_id, run_id)
+    run = submitted.run
     if not wanted.stream:
-        return await _answer(services, user, submitted.run or run)
+        return await _answer(services, user, run)
     begun = (submitted.seq, -1)
     translator = Translator(await _config(services, user, run), after=begun, reopens=True)
     stream = await services.relay.follow_run(user, thread_id, run_id, after=None)
