@@ -8,16 +8,21 @@ from datetime import timedelta
 
 from pydantic import SecretStr
 
+from app.adapters.assistants.upstream import AssistantsUpstream
 from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
 from app.adapters.postgres.database import PostgresDatabase, outages_named
 from app.adapters.postgres.migrate import migrate as migrate_database
 from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
-from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.responses.upstream import ResponsesUpstream
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
+from app.adapters.tools.mathematics import Mathematics
+from app.adapters.tools.toolbox import Toolbox
+from app.adapters.wire.client import UpstreamConfig
 from app.domain import ids
 from app.ports import Database, TokenVerifier, Upstream, WakeUps
+from app.services.actions import ActionService
 from app.services.assistants import AssistantService
 from app.services.crowd import Crowd
 from app.services.execution import Executor
@@ -30,6 +35,7 @@ from app.services.runs import RunService
 from app.services.sessions import SessionService
 from app.services.threads import ThreadService
 from app.services.tickets import TicketService
+from app.services.tutors import TutorBook
 from app.services.upkeep import UpkeepService
 from app.services.users import Limits, UserService
 from app.settings import Settings, SettingsError
@@ -52,6 +58,7 @@ class ApiServices:
     assistants: AssistantService
     sessions: SessionService
     runs: RunService
+    actions: ActionService
     threads: ThreadService
     tickets: TicketService
     relay: Relay
@@ -79,6 +86,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         queued_runs_per_session=settings.max_queued_runs_per_session,
         queued_runs=settings.max_queued_runs_per_user,
         streams=settings.max_streams_per_user,
+        tool_output_chars=settings.max_tool_output_chars,
     )
     relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
     runs = RunService(database, relay, limits, Crowd(settings.max_queued_runs))
@@ -89,6 +97,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
             assistants=assistants,
             sessions=SessionService(database),
             runs=runs,
+            actions=ActionService(database, relay),
             threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
             relay=relay,
@@ -102,7 +111,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
 async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
     database = _database(settings, patience_s=WORKER_PATIENCE_S)
-    upstream = make_upstream(settings)
+    upstream = make_upstream(settings, database)
     publisher = Publisher(database)
     policy = QueuePolicy(
         lease=settings.run_lease,
@@ -110,8 +119,10 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
         queue_limit=timedelta(seconds=settings.run_queue_s),
     )
     worker_id = ids.new_id(ids.WORKER)
+    mathematics = Mathematics()
+    tools = Toolbox(mathematics.tools, timeout_s=settings.tool_timeout_s)
     executor = Executor(
-        database, upstream, publisher, worker_id, max_attempts=settings.run_max_attempts
+        database, upstream, publisher, tools, worker_id, max_attempts=settings.run_max_attempts
     )
     retention = timedelta(hours=settings.event_retention_h)
     try:
@@ -124,6 +135,7 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
             database=database,
         )
     finally:
+        await mathematics.aclose()
         await upstream.aclose()
         await database.aclose()
 
@@ -153,25 +165,31 @@ def _wakeups(settings: Settings) -> PostgresWakeUps:
     return PostgresWakeUps(settings.direct_database(), pooled=pooled)
 
 
-def make_upstream(settings: Settings) -> Upstream:
+def make_upstream(settings: Settings, database: Database) -> Upstream:
     """Return the adapter for the configured upstream.
 
     Raises:
-        SettingsError: No key is set.
+        SettingsError: It is not told where the upstream is, or has no key.
     """
     if settings.openai_api_key is None:
         raise SettingsError("OPENAI_API_KEY is not set (only `serve` runs a sandbox without it)")
-    return ResponsesUpstream(
-        UpstreamConfig(
-            api_key=settings.openai_api_key.get_secret_value(),
-            base_url=settings.openai_base_url,
-            first_byte_s=settings.upstream_first_byte_s,
-            idle_s=settings.upstream_idle_s,
-            # One stream a run, and room for the calls beside them.
-            max_connections=settings.worker_concurrency + 50,
-            background=settings.upstream_background,
-        )
+    config = UpstreamConfig(
+        api_key=settings.openai_api_key.get_secret_value(),
+        base_url=settings.openai_base_url,
+        first_byte_s=settings.upstream_first_byte_s,
+        idle_s=settings.upstream_idle_s,
+        # One stream a run, and room for the calls beside them.
+        max_connections=settings.worker_concurrency + 50,
+        background=settings.upstream_background,
     )
+    if settings.upstream_api == "responses":
+        return ResponsesUpstream(config)
+    if settings.openai_base_url is None:
+        raise SettingsError(
+            "UPSTREAM_API=assistants needs OPENAI_BASE_URL: OpenAI's own server has not spoken "
+            "it since 2026-08-26"
+        )
+    return AssistantsUpstream(config, TutorBook(database))
 
 
 def check_api(settings: Settings) -> None:
@@ -231,7 +249,8 @@ def local_defaults(settings: Settings) -> Generator[Settings]:
     """Own what is not configured, as processes of one machine, while the block lasts.
 
     Raises:
-        SettingsError: Others can reach the host, and the sandbox would answer them.
+        SettingsError: Others can reach the host, and the sandbox would answer them; or it does
+            not speak the configured dialect.
     """
     # The production image has no embedded server.
     from app.adapters.postgres.embedded import embedded_postgres  # noqa: PLC0415
@@ -239,6 +258,11 @@ def local_defaults(settings: Settings) -> Generator[Settings]:
     changes: dict[str, object] = {}
     with ExitStack() as stack:
         if settings.openai_api_key is None:
+            if settings.upstream_api == "assistants":
+                raise SettingsError(
+                    "UPSTREAM_API=assistants needs OPENAI_BASE_URL and OPENAI_API_KEY: the "
+                    "sandbox does not speak it"
+                )
             if not settings.is_loopback:
                 raise SettingsError(
                     "set OPENAI_API_KEY: HOST is not loopback, so the sandbox is refused"

@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(
         default=None, pattern=r"^https?://[^/]", description="The upstream, `/v1` included."
     )
-    upstream_api: Literal["responses"] = Field(default="responses", description="Its dialect.")
+    upstream_api: Literal["responses", "assistants"] = Field(
+        default="responses", description="Its dialect."
+    )
     upstream_background: bool = Field(
         default=False, description="Whether answers are generated detached from connections."
     )
@@ -105,6 +107,12 @@ class Settings(BaseSettings):
     )
 
     max_message_chars: int = Field(default=32_000, ge=1, le=1_000_000, description="A text.")
+    max_tool_output_chars: int = Field(
+        default=200_000, ge=1, le=1_000_000, description="What the functions of a run return."
+    )
+    tool_timeout_s: float = Field(
+        default=10, gt=0, le=300, description="Time for one call of one of the server's own tools."
+    )
     max_body_bytes: int = Field(default=2 << 20, ge=1024, le=64 << 20, description="A body.")
     body_timeout_s: float = Field(
         default=20, gt=0, le=600, description="Time for a client to send a body."
@@ -165,6 +173,15 @@ class Settings(BaseSettings):
     def _one_signer(self) -> Self:
         if self.auth_jwt_secret and self.auth_jwks_url:
             raise ValueError("set AUTH_JWT_SECRET or AUTH_JWKS_URL, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _background_has_a_meaning(self) -> Self:
+        if self.upstream_background and self.upstream_api == "assistants":
+            raise ValueError(
+                "UPSTREAM_BACKGROUND has no meaning with UPSTREAM_API=assistants, whose runs "
+                "always go on by themselves: leave it out"
+            )
         return self
 
     @property

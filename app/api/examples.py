@@ -30,6 +30,9 @@ ASSISTANT: Final[Example] = {
     "created_at": _AT,
     "updated_at": _AT,
 }
+TOOL_OUTPUTS: Final[Example] = {
+    "tool_outputs": [{"tool_call_id": "call_7c1e", "output": "The graph was drawn."}]
+}
 SESSION_CREATE: Final[Example] = {"title": "Quadratic equations", "metadata": {"class": "9b"}}
 SESSION: Final[Example] = {
     "id": _SESSION,
@@ -100,6 +103,7 @@ USER: Final[Example] = {
         "queued_runs_per_session": 10,
         "queued_runs": 20,
         "streams": 20,
+        "tool_output_chars": 200000,
     },
     "remaining": {"queued_runs": 20, "streams": 20},
 }

@@ -28,6 +28,8 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.SessionBusyError: 409,
     errors.SessionEndedError: 409,
     errors.RunEndedError: 409,
+    errors.NoActionRequiredError: 409,
+    errors.ToolOutputsMismatchError: 422,
     errors.NothingToAnswerError: 409,
     errors.DefaultAssistantError: 409,
     errors.InvalidIdempotencyKeyError: 400,

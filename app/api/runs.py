@@ -1,4 +1,4 @@
-"""Runs: answer again, poll, wait, cancel."""
+"""Runs: answer again, poll, wait, cancel, and hand in what functions returned."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from app.api import examples, present, schemas
 from app.api.deps import CurrentUser, PageOf, Repeatable, RunId, Services, SessionId
-from app.api.problems import responses
+from app.api.problems import invalid, responses
 from app.domain.errors import RunEndedError, SessionBusyError
 from app.domain.models import RunStatus
+from app.services.actions import ToolOutput
 
 router = APIRouter(
     prefix="/v1/sessions/{session_id}/runs",
@@ -89,3 +90,27 @@ async def cancel_run(
 ) -> Response:
     """Cancel a run. What it has said is kept; it may still complete if it was about to."""
     return present.body((await services.runs.cancel(user, session_id, run_id)).body(), 202)
+
+
+@router.post(
+    "/{run_id}/tool_outputs",
+    status_code=202,
+    response_model=schemas.RunOut,
+    responses=responses(400, 408, 409, 413),
+)
+async def submit_tool_outputs(  # noqa: PLR0913, PLR0917 - the parts of the request
+    services: Services,
+    user: CurrentUser,
+    session_id: SessionId,
+    run_id: RunId,
+    wanted: schemas.ToolOutputsCreate,
+    request: Repeatable,
+) -> Response:
+    """Hand in what all functions returned that `required_action` names; the run goes on."""
+    outputs = [ToolOutput(each.tool_call_id, each.output) for each in wanted.tool_outputs]
+    max_chars = services.users.limits.tool_output_chars
+    if sum(len(each.output) for each in outputs) > max_chars:
+        message = f"The outputs have at most {max_chars} characters together."
+        raise invalid(("body", "tool_outputs"), message)
+    run = await services.actions.submit_once(user, session_id, run_id, outputs, request)
+    return present.body(run, 202)

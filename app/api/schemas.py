@@ -51,6 +51,12 @@ def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema and schema.get("type") != "object":
+        raise ValueError("must be the schema of an object: its `type` is not `object`")
+    return schema
+
+
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[str, AfterValidator(_storable), AfterValidator(_one_line)]
 Metadata = Annotated[
@@ -76,7 +82,11 @@ class FunctionDef(_In):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: Annotated[Text, StringConstraints(max_length=4096)] | None = None
-    parameters: Json | None = None
+    parameters: Annotated[Json, AfterValidator(_object_schema)] | None = Field(
+        None,
+        description="A schema of an object. Left out, and with the name of one of the server's "
+        "own tools: that tool; else the function has no parameters.",
+    )
     strict: bool | None = None
 
 
@@ -165,6 +175,20 @@ class RunCreate(_In):
     model_config = ConfigDict(json_schema_extra={"examples": [{}]})
     on_active_run: Annotated[OnActiveRun, Field(strict=False)] = OnActiveRun.REJECT
     metadata: Metadata = {}
+
+
+class ToolOutputIn(_In):
+    """What a function returned."""
+
+    tool_call_id: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    output: Text
+
+
+class ToolOutputsCreate(_In):
+    """What all functions returned that a run waits for."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.TOOL_OUTPUTS]})
+    tool_outputs: Annotated[list[ToolOutputIn], Field(min_length=1, max_length=128)]
 
 
 # ---------------------------------------------------------------- out
@@ -332,6 +356,8 @@ def field_names() -> frozenset[str]:
         TextPartIn,
         MessageCreate,
         RunCreate,
+        ToolOutputIn,
+        ToolOutputsCreate,
     )
     names = {name for model in models for name in model.model_fields}
     query = {"limit", "order", "after", "before", "run_id", "wait", "known", "ticket"}

@@ -4,6 +4,7 @@ No HTTP here: `app.api.problems` maps errors to status codes. No message repeats
 input, a student's words or a secret.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 
@@ -80,6 +81,27 @@ class RunEndedError(DomainError):
     """The run has already ended."""
 
     code = "run_ended"
+
+
+class NoActionRequiredError(DomainError):
+    """The run does not wait for outputs of functions."""
+
+    code = "no_action_required"
+
+    def __init__(self, status: str) -> None:
+        super().__init__()
+        self.status = status
+
+
+class ToolOutputsMismatchError(DomainError):
+    """Each open call must be answered, and once."""
+
+    code = "tool_outputs_mismatch"
+
+    def __init__(self, open_calls: Sequence[str], given: Sequence[str]) -> None:
+        super().__init__(f"Each open call must be answered, and once: {', '.join(open_calls)}.")
+        self.open_calls = open_calls
+        self.given = given
 
 
 class NothingToAnswerError(DomainError):

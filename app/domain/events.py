@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from app.domain.models import JsonObject, Message, MessageStatus, Run, RunStatus
+from app.domain.steps import RunStep, StepStatus
 from app.domain.text import rfc3339
 
 DONE_BLOCK: Final = b'event: done\ndata: {"type":"done"}\n\n'
@@ -82,16 +83,31 @@ class Withdrawal:
 class StepChanged:
     """What the tutor is doing meanwhile."""
 
-    run_id: str
-    kind: str
-    status: str
+    step: RunStep
+    is_new: bool = False
+    opened: "StepChanged | None" = field(default=None, repr=False)
+    """With a later change: the one that was drafted first, and gives the step its place."""
 
     type = "run.step"
 
+    @property
+    def run_id(self) -> str:
+        """The run that takes the step."""
+        return self.step.run_id
+
     def stamp(self, session_id: str, seq: int, at: datetime) -> str:
-        """Return the event's data."""
-        step = {"kind": self.kind, "status": self.status}
-        return _data(self.type, session_id, seq, at, {"run_id": self.run_id, "step": step})
+        """Set the step's place and instants; return the event's data."""
+        step = self.step
+        if self.is_new:
+            step = replace(step, seq=seq, begun_at=at)
+        elif self.opened is not None:
+            first = self.opened.step
+            step = replace(step, seq=first.seq, begun_at=first.begun_at)
+        if step.status is not StepStatus.IN_PROGRESS:
+            step = replace(step, ended_at=at)
+        self.step = step
+        told = {"run_id": self.run_id, "step": step.body()}
+        return _data(self.type, session_id, seq, at, told)
 
 
 @dataclass(slots=True)
@@ -146,8 +162,8 @@ class RunChanged:
 
     @property
     def is_new(self) -> bool:
-        """Whether the run has no row yet."""
-        return self.run.status is RunStatus.QUEUED
+        """Whether the run has no row yet; one that was begun waits in the queue once more."""
+        return self.run.status is RunStatus.QUEUED and self.run.started_at is None
 
     def stamp(self, session_id: str, seq: int, at: datetime) -> str:
         """Set the run's place and instants; return the event's data."""

@@ -135,7 +135,10 @@ class AssistantConfig:
     top_p: float = 1.0
     response_format: Any = "auto"
     max_output_tokens: int | None = None
-    """Of single runs that set it; no assistant does."""
+    """Of single runs that set it, as the two below; no assistant does."""
+    tool_choice: Any = None
+    """`none`, `required`, or a function as `{"type": "function", "function": {"name"}}`."""
+    parallel_tool_calls: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +289,8 @@ class ToolCall:
     name: str
     arguments: str
     """JSON, as the model wrote it."""
+    output: str | None = None
+    """What it returned, once it did."""
 
     def body(self) -> JsonObject:
         """The public shape."""

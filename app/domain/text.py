@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any
 
 
 def is_storable(text: str) -> bool:
@@ -30,3 +31,16 @@ def rfc3339(instant: datetime) -> str:
     if instant.tzinfo is not UTC:
         instant = instant.astimezone(UTC)
     return instant.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def clean_json(value: Any) -> Any:
+    """Return JSON without what Postgres refuses, in its names as in its values."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return [clean_json(item) for item in items]
+    if isinstance(value, dict):
+        members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
+        return {clean(name): clean_json(member) for name, member in members.items()}
+    return value

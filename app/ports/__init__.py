@@ -27,14 +27,18 @@ from app.ports.records import (
     VersionKey,
 )
 from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
+from app.ports.tools import ToolContext, Tools
 from app.ports.upstream import (
+    Calls,
     Ended,
     Generation,
+    Restarted,
     Started,
     Step,
     TextDelta,
     TokenVerifier,
     Turn,
+    Tutors,
     Upstream,
     UpstreamEvent,
 )
@@ -46,6 +50,7 @@ __all__ = [
     "AssistantLock",
     "AssistantVersion",
     "Assistants",
+    "Calls",
     "Claim",
     "Cursor",
     "Database",
@@ -61,6 +66,7 @@ __all__ = [
     "PageQuery",
     "Queue",
     "RequestKey",
+    "Restarted",
     "Runs",
     "SessionChange",
     "Sessions",
@@ -72,7 +78,10 @@ __all__ = [
     "TicketGrant",
     "Tickets",
     "TokenVerifier",
+    "ToolContext",
+    "Tools",
     "Turn",
+    "Tutors",
     "UnitOfWork",
     "Upkeep",
     "Upstream",

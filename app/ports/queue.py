@@ -32,13 +32,15 @@ class Claim:
     response_id: str | None
     """The generation that an earlier holder began, if it got that far."""
     is_takeover: bool
-    """Whether an earlier holder may have asked the upstream already."""
+    """Whether an earlier holder may have asked the upstream already, in this round."""
     handovers: int
     """How often a holder gave the run back in order, which costs it no attempt."""
     remaining: timedelta
     """Time left until `expires_at`, by the database's clock."""
     safety_id: str
     """Who asks, in a form that can be shown to the upstream."""
+    user_id: str = ""
+    """Whose session it is."""
 
 
 class Queue(Protocol):
@@ -47,7 +49,10 @@ class Queue(Protocol):
     async def lease_queued(
         self, worker_id: str, *, lease: timedelta, lifetime: timedelta, limit: int
     ) -> Sequence[Claim]:
-        """Lock and lease the oldest runs that wait in sessions without an active run."""
+        """Lock and lease the oldest runs that wait.
+
+        They wait in sessions without an active run, or are it, with what their tools returned.
+        """
         ...
 
     async def lease_abandoned(
@@ -70,12 +75,16 @@ class Queue(Protocol):
         """Record a new upstream thread, and the old one as given up; False when fenced."""
         ...
 
+    async def is_held(self, claim: Claim) -> bool:
+        """Tell whether the run is still the session's active one under the claim's fence."""
+        ...
+
     async def hand_over(self, worker_id: str, run_ids: Sequence[str]) -> int:
         """Give leases up, resumable by others at once; return how many."""
         ...
 
     async def overdue(self, *, queue_limit: timedelta, limit: int) -> Sequence[Run]:
-        """Lock runs without a lease whose time is up: waiting too long, or for an action."""
+        """Lock runs without a lease whose time is up: in the queue, or waiting for tools."""
         ...
 
 

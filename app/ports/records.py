@@ -16,6 +16,7 @@ from app.domain.models import (
     TutoringSession,
     User,
 )
+from app.domain.steps import RunStep
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -200,6 +201,10 @@ class Runs(Protocol):
 
     async def of(self, session_id: str, run_ids: Collection[str]) -> Mapping[str, Run]:
         """Return some of a session's by id."""
+        ...
+
+    async def steps(self, run: Run) -> Sequence[RunStep]:
+        """Return what a run did besides speaking, in order."""
         ...
 
     async def annotate(self, session_id: str, run_id: str, metadata: JsonObject) -> None:

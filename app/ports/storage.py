@@ -17,6 +17,7 @@ from app.ports.records import (
     Tickets,
     Users,
 )
+from app.ports.upstream import Tutors
 
 
 class UnitOfWork(Protocol):
@@ -38,6 +39,8 @@ class UnitOfWork(Protocol):
     def queue(self) -> Queue: ...  # noqa: D102 - named by its type
     @property
     def upkeep(self) -> Upkeep: ...  # noqa: D102 - named by its type
+    @property
+    def tutors(self) -> Tutors: ...  # noqa: D102 - named by its type
     @property
     def answers(self) -> Answers: ...  # noqa: D102 - named by its type
     @property

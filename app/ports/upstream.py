@@ -1,11 +1,12 @@
 """A server that generates answers, and who may ask it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from app.domain.models import (
     AssistantConfig,
+    JsonObject,
     Part,
     PartKind,
     Principal,
@@ -14,6 +15,7 @@ from app.domain.models import (
     ToolCall,
     Usage,
 )
+from app.domain.steps import StepStatus
 from app.ports.queue import Thread
 
 
@@ -26,15 +28,28 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    """Functions that the tutor called, each with its output: a place in the conversation."""
+
+    calls: Sequence[ToolCall]
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """What a run asks the upstream for."""
 
     thread_id: str | None
     """None where the upstream keeps no threads: `turns` then hold the whole conversation."""
-    turns: Sequence[Turn]
+    turns: Sequence[Turn | Calls]
     model: str
     config: AssistantConfig
     safety_id: str
+    outputs: Sequence[ToolCall] = ()
+    """Calls that the thread ends with: of these it lacks nothing but the outputs."""
+    asked_by: str | None = None
+    """With outputs: the upstream's name for the generation that asked for them."""
+    tail: str | None = None
+    """Where the thread ends, as `Ended.tail` or `Thread.tail` told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +69,24 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What the tutor is doing meanwhile."""
+class Restarted:
+    """What was heard of the answer is void: it comes again, from its beginning."""
 
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the tutor is doing meanwhile, told when it begins, may be further on, and ends.
+
+    Calls of functions are told one by one or together, always as `in_progress`: those of one
+    generation become one step, which is completed when all of them have been answered.
+    """
+
+    key: str
+    """The upstream's name for it: told again, or further on, it is the same step."""
     kind: str
-    status: str
+    status: StepStatus
+    details: JsonObject = field(default_factory=dict[str, Any])
+    """What is known of it by now, as `RunStep` documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +104,7 @@ class Ended:
     retryable: bool = False
 
 
-UpstreamEvent = Started | TextDelta | Step
+UpstreamEvent = Started | TextDelta | Restarted | Step
 
 
 class Upstream(Protocol):
@@ -144,8 +172,39 @@ class Upstream(Protocol):
         """Delete it and what it holds; one that is gone already is fine."""
         ...
 
+    async def tidy(self) -> None:
+        """Delete what stands upstream for configurations that no run has used for long.
+
+        Raises:
+            UpstreamError: Not all of it can be deleted, for now.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Close every connection."""
+        ...
+
+
+class Tutors(Protocol):
+    """What stands upstream for configurations, where the upstream keeps such: one book for all.
+
+    A configuration is known by a digest of what the upstream is told of it.
+    """
+
+    async def find(self, digest: str) -> str | None:
+        """Return the upstream's id for a configuration, if it has one; note that it is used."""
+        ...
+
+    async def add(self, digest: str, tutor_id: str) -> str:
+        """Record a new one; return the one to use: another worker's may have been first."""
+        ...
+
+    async def unused(self, limit: int) -> Sequence[str]:
+        """Return those that are not needed upstream any more; they are not found again."""
+        ...
+
+    async def remove(self, tutor_id: str) -> None:
+        """Record that the upstream has it no more."""
         ...
 
 

@@ -2,9 +2,12 @@
 
 The rule: a function is called when the student's newest message contains its name (case
 is ignored, spaces may stand for underscores), in the order of the names in the text; or
-when `tool_choice` demands it. Arguments are filled from the function's schema: numbers
-from the text in their order, strings from quotations or else the whole message,
-enumerations by the value that occurs.
+when `tool_choice` demands it. Names that stand after the word "afterwards" are called once the
+earlier ones were answered; a message with the word "announce" is told of the calls first.
+Arguments are filled from the function's schema: numbers from the text in their order,
+strings from quotations or else the whole message, enumerations by the value that occurs,
+objects of strings from assignments such as `x = 3`. Where several functions are named,
+the quotation of each stands between its name and the next.
 """
 
 import json
@@ -20,7 +23,36 @@ from app.sandbox.jsonio import is_array, is_object
 _NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?")
 _QUOTED: Final = re.compile(r"[`\"“]([^`\"”]{1,500})[`\"”]")
 _HANGUL: Final = re.compile(r"[가-힣]")
+_ASSIGNED: Final = re.compile(r"\b([A-Za-z]) ?= ?(-?\d+(?:[./]\d+)?)")
+_STAGES: Final = re.compile(r"\bafterwards\b|그다음", re.IGNORECASE)
+_ANNOUNCED: Final = re.compile(r"\bannounce\b|알리고", re.IGNORECASE)
 _MAX_ARGUMENT: Final = 2_000
+
+
+def stages_of(text: str) -> list[str]:
+    """Return the parts of a message whose functions are called one after the other."""
+    return _STAGES.split(text)
+
+
+def rounds_of(items: Sequence[Item]) -> int:
+    """Count how often functions were called since the student's newest message."""
+    count, was_call = 0, False
+    for item in items:
+        if item["type"] == "message" and item["role"] == "user":
+            count = 0
+        is_call = item["type"] == "function_call"
+        count += is_call and not was_call
+        was_call = is_call
+    return count
+
+
+def announcement(text: str, calls: Sequence[Call]) -> str | None:
+    """Say which functions will be called, if the message wants to be told."""
+    if _ANNOUNCED.search(text) is None:
+        return None
+    names = ", ".join(f"`{call.name}`" for call in calls)
+    korean = _HANGUL.search(text) is not None
+    return f"{names} 함수를 부르겠습니다." if korean else f"I am going to call {names}."
 
 
 def choose_calls(
@@ -48,7 +80,16 @@ def choose_calls(
         chosen = functions[:1]
     if not parallel:
         chosen = chosen[:1]
-    return [Call(tool["name"], _arguments(text, tool)) for tool in chosen]
+    places = sorted(place for place, _ in named)
+    return [Call(tool["name"], _arguments(_share(text, tool, places), tool)) for tool in chosen]
+
+
+def _share(text: str, tool: dict[str, Any], places: Sequence[int]) -> str:
+    """Return what of a message that names several functions is about one of them."""
+    start = _place(text, tool["name"])
+    end = next((place for place in places if place > start), len(text))
+    share = text[start:end] if start >= 0 and len(places) > 1 else text
+    return share if _QUOTED.search(share) else text
 
 
 def quote_outputs(items: Sequence[Item]) -> str | None:
@@ -102,6 +143,10 @@ def _arguments(text: str, tool: dict[str, Any]) -> str:
 
 
 def _value(schema: object, source: _Source) -> Any:
+    if is_object(schema) and is_array(schema.get("anyOf")):
+        schema = schema["anyOf"][0]
+    if is_object(schema) and is_object(schema.get("additionalProperties")):
+        return dict(_ASSIGNED.findall(_QUOTED.sub(" ", source.text)))
     if not is_object(schema):
         return source.text
     options, kind = schema.get("enum"), schema.get("type")

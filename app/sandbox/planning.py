@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.sandbox.functions import choose_calls, quote_outputs
+from app.sandbox.functions import (
+    announcement,
+    choose_calls,
+    quote_outputs,
+    rounds_of,
+    stages_of,
+)
 from app.sandbox.generation import Plan, Say
 from app.sandbox.items import Item, text_of
 from app.sandbox.request import CreateRequest
@@ -29,15 +35,20 @@ async def make_plan(tutor: Answerer, items: Sequence[Item], wanted: CreateReques
         items: The whole conversation, the request's own items last.
         wanted: The request, for its tools.
     """
-    quoted = quote_outputs(items)
-    if quoted is not None:
-        return [Say(quoted)]
     turns = _turns(items)
-    newest = turns[-1][1]
-    calls = choose_calls(
-        newest, wanted.tools, wanted.tool_choice, parallel=wanted.parallel_tool_calls
-    )
-    return [*calls] if calls else [Say(await tutor.reply(turns))]
+    stages = stages_of(turns[-1][1])
+    quoted = quote_outputs(items)
+    stage, choice = 0, wanted.tool_choice
+    if quoted is not None:
+        stage = rounds_of(items)
+        if stage >= len(stages):
+            return [Say(quoted)]
+        choice = "auto"
+    calls = choose_calls(stages[stage], wanted.tools, choice, parallel=wanted.parallel_tool_calls)
+    if not calls:
+        return [Say(quoted or await tutor.reply(turns))]
+    told = announcement(stages[stage], calls)
+    return [*calls] if told is None else [Say(told), *calls]
 
 
 def _turns(items: Sequence[Item]) -> list[tuple[str, str]]:

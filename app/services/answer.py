@@ -11,16 +11,24 @@ from app.services.publisher import RunLog
 
 
 class Answer:
-    """What the student sees of a run's answer so far."""
+    """What the student sees of a run's answer so far.
 
-    def __init__(self, log: RunLog, run: Run, shown: Message | None) -> None:
+    What was said before functions were called stands; parts are counted from there on.
+    """
+
+    def __init__(
+        self, log: RunLog, run: Run, shown: Message | None, said: Sequence[Part] = ()
+    ) -> None:
         self._log = log
         self._run = run
         self._message = shown
         """What an earlier holder of the run opened, with the text that it has."""
+        self._said = list(said)
+        """The parts of earlier rounds: final."""
         self._opened: MessageChanged | None = None
-        self._parts: list[list[str]] = [[part.text] for part in shown.content] if shown else []
-        self._kinds: list[PartKind] = [part.kind for part in shown.content] if shown else []
+        present = shown.content[len(self._said) :] if shown else ()
+        self._parts: list[list[str]] = [[part.text] for part in present]
+        self._kinds: list[PartKind] = [part.kind for part in present]
         self._known: dict[int, str] = {}
         """While the answer is heard again: what is shown of each part and was not heard yet."""
 
@@ -81,10 +89,11 @@ class Answer:
             self._parts.append([])
             self._kinds.append(kind)
         self._parts[part].append(text)
+        place = len(self._said) + part
         if is_first:
-            self._log.append(Delta(message.id, self._run.id, part, [text]))
+            self._log.append(Delta(message.id, self._run.id, place, [text]))
         else:
-            self._log.delta(message.id, part, text)
+            self._log.delta(message.id, place, text)
 
     def _open(self) -> Message:
         self._message = Message(
@@ -104,7 +113,8 @@ class Answer:
     def withdraw(self, reason: str) -> None:
         """Take back what is shown: another attempt starts again."""
         if self._message is not None and self.has_text:
-            self._log.append(Withdrawal(self._message.id, self._run.id, 0, reason))
+            from_part = len(self._said)
+            self._log.append(Withdrawal(self._message.id, self._run.id, from_part, reason))
         self._parts, self._kinds, self._known = [], [], {}
 
     def agree(self, content: Sequence[Part]) -> None:
@@ -132,13 +142,25 @@ class Answer:
             if status is not MessageStatus.COMPLETED:
                 return []
             self._open()
-        notes = [part.annotations for part in content or ()]
-        parts = [
-            Part("".join(texts), kind, notes[index] if index < len(notes) else ())
-            for index, (texts, kind) in enumerate(zip(self._parts, self._kinds, strict=True))
-        ]
         message = self._message
         if message is None:
             return []
-        ended = replace(message, status=status, content=parts)
+        whole = [*self._said, *self._present(content)]
+        ended = replace(message, status=status, content=whole)
         return [MessageChanged(ended, run_id=self._run.id, opened=self._opened)]
+
+    def close_round(self, content: Sequence[Part]) -> list[Part]:
+        """Let what was said stand: functions are called now. Return this round's parts."""
+        self.agree(content)
+        present = self._present(content)
+        self._said += present
+        self._parts, self._kinds = [], []
+        return present
+
+    def _present(self, content: Sequence[Part] | None) -> list[Part]:
+        """Return this round's parts as they are shown, with the annotations of the account."""
+        notes = [part.annotations for part in content or ()]
+        return [
+            Part("".join(texts), kind, notes[index] if index < len(notes) else ())
+            for index, (texts, kind) in enumerate(zip(self._parts, self._kinds, strict=True))
+        ]

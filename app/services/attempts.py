@@ -8,7 +8,8 @@ import asyncio
 import itertools
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
@@ -18,13 +19,13 @@ from app.domain.errors import (
     ThreadLostError,
     UpstreamError,
 )
-from app.domain.events import StepChanged
-from app.domain.models import AssistantConfig, RunStatus, Usage
+from app.domain.models import AssistantConfig, RunStatus, ToolCall, Usage
 from app.ports import (
     Claim,
     Database,
     Ended,
     Generation,
+    Restarted,
     Started,
     Step,
     TextDelta,
@@ -35,6 +36,7 @@ from app.services.answer import Answer
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import RunLog
+from app.services.steps import Steps
 
 BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 15.0
@@ -55,14 +57,17 @@ class AttemptCounter:
         self._database = database
         self._worker_id = worker_id
         self._run_id = claim.run.id
-        self._limit = max_attempts + claim.handovers
+        self._handovers = claim.handovers
         """Being handed over in order is not the run's fault."""
+        self._max_attempts = max_attempts
+        self.rounds = 1
+        """How often the tutor has to be asked: again whenever functions were called."""
         self.made = claim.run.attempts
 
     @property
     def has_more(self) -> bool:
         """Whether the run may cost another generation."""
-        return self.made < self._limit
+        return self.made < self._max_attempts * self.rounds + self._handovers
 
     async def count(self) -> None:
         """Record another attempt.
@@ -87,12 +92,15 @@ class Attempts:
     claim: Claim
     config: AssistantConfig
     answer: Answer
+    steps: Steps
     conversation: Conversation
     log: RunLog
     upstream: Upstream
     counter: AttemptCounter
     deadline: float
     """When the run's time is up, by this process's monotonic clock."""
+    own_tools: frozenset[str] = frozenset()
+    """The functions that the server calls itself."""
     response_id: str | None = None
     """The upstream's name for the last generation, once it is known."""
     spent: Usage | None = None
@@ -101,16 +109,31 @@ class Attempts:
     """Whether a generation may still go on although the upstream did not know of it."""
     _is_open: bool = False
     """Whether the end of the last generation was not seen."""
+    _has_called: bool = False
+    """Whether the thread holds calls of this run."""
+    _asked: set[str] = field(default_factory=set[str])
+    """The calls of earlier rounds."""
     _delay_s: float = BACKOFF_S
     _lost_threads: int = 0
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the thread may hold, or still get, a turn whose end was not seen."""
-        return self._is_open or self._is_unaccounted
+        """Whether the thread may hold, or still get, a turn whose end was not seen.
+
+        One that ends with calls is only of use to the run that answers them.
+        """
+        return self._is_open or self._is_unaccounted or self._has_called
+
+    def __post_init__(self) -> None:
+        self._count_rounds()
+
+    def _count_rounds(self) -> None:
+        self.counter.rounds = 1 + len(self.steps.rounds)
+        self._asked = {call.id for step in self.steps.rounds for call in step.calls}
+        self._has_called = self._has_called or bool(self._asked)
 
     async def generate(self) -> Ended:
-        """Return how the upstream says the run ended.
+        """Return how the upstream says the generation ended that this run was claimed for.
 
         Raises:
             UpstreamError: It can't answer, or may not be asked again.
@@ -125,6 +148,35 @@ class Attempts:
                 raise UpstreamError(code="upstream_interrupted")
             self._is_unaccounted = ended is None
             await self._repeat("resumed")
+        return await self._until_an_end()
+
+    async def close_round(self, ended: Ended, calls: Sequence[ToolCall]) -> None:
+        """Store what was said and called, with what is known of the outputs.
+
+        Raises:
+            FencedError: The run is not this worker's any more.
+        """
+        self._has_called = True
+        said = self.answer.close_round(ended.content)
+        self.steps.asked(calls, said, self.response_id)
+        mark = self.conversation.advance(ended.tail)
+        if mark is not None:
+            self.log.mark_thread(mark)
+        await self.log.flush()
+        self._count_rounds()
+
+    async def go_on(self) -> Ended:
+        """Return how the generation ended that was given the outputs of the functions.
+
+        Raises:
+            UpstreamError, FencedError: As `generate`.
+        """
+        await self.counter.count()
+        self.response_id = None
+        self._delay_s, self._lost_threads = BACKOFF_S, 0
+        return await self._until_an_end()
+
+    async def _until_an_end(self) -> Ended:
         while True:
             try:
                 return await self._once()
@@ -174,17 +226,26 @@ class Attempts:
         await self.log.flush()
         await self.counter.count()
         self.response_id = None
+        self.steps.withdraw()
         self.answer.withdraw(reason)
 
     async def _once(self) -> Ended:
-        prepared = await self.conversation.prepare()
-        thread = prepared.thread
+        rounds = self.steps.rounds
+        prepared = await self.conversation.prepare(rounds)
+        thread, answered = prepared.thread, prepared.round
+        config = self.config
+        if rounds and config.tool_choice not in (None, "none"):
+            # It was forced to call, and did: forced again, it would never answer.
+            config = replace(config, tool_choice=None)
         generation = Generation(
             thread_id=thread.thread_id if thread else None,
             turns=prepared.turns,
             model=self.claim.run.model,
-            config=self.config,
+            config=config,
             safety_id=self.claim.safety_id,
+            outputs=answered.calls if answered else (),
+            asked_by=answered.response_id if answered else None,
+            tail=thread.tail if thread else None,
         )
         self._is_open = True
         return self._checked(await self.upstream.generate(generation, self._hear))
@@ -195,16 +256,16 @@ class Attempts:
         match event:
             case TextDelta(part, text, kind):
                 self.answer.grow(part, text, kind)
+            case Restarted():
+                self.answer.hear_again()
             case Started(response_id):
                 self.response_id = response_id
                 self.log.note_response(response_id, is_urgent=self.upstream.is_background)
-            case Step(kind, status):
-                self.log.append(StepChanged(self.claim.run.id, kind, status))
+            case Step():
+                self.steps.hear(event, self.response_id)
 
     def _hear_again(self, event: UpstreamEvent) -> None:
         """Listen to a generation that was heard before, in part."""
-        if isinstance(event, Step) and self.answer.is_repeated:
-            return
         self._hear(event)
         if isinstance(event, TextDelta) and not self.answer.is_repeated:
             # It goes on: the next cut is another trouble.
@@ -253,13 +314,23 @@ class Attempts:
 
     async def _outcome(self) -> Ended | None:
         thread = self.conversation.thread
-        self.answer.hear_again()
-        return await self.upstream.outcome(
-            response_id=self.response_id,
-            thread_id=thread.thread_id if thread else None,
-            tail=thread.tail if thread else None,
-            listen=self._hear_again,
-        )
+        while True:
+            self.answer.hear_again()
+            ended = await self.upstream.outcome(
+                response_id=self.response_id,
+                thread_id=thread.thread_id if thread else None,
+                tail=thread.tail if thread else None,
+                listen=self._hear_again,
+            )
+            if ended is None or self.response_id is None or not self._is_earlier(ended):
+                return ended
+            # Its name was stored, and that of this round's generation was not, if there is one.
+            self.response_id = None
+
+    def _is_earlier(self, ended: Ended) -> bool:
+        """Tell whether this is the end of an earlier round: its calls have been answered."""
+        calls = {call.id for call in ended.tool_calls}
+        return bool(calls) and calls <= self._asked
 
 
 def _failed(ended: Ended) -> UpstreamError:

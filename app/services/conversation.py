@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.domain.errors import FencedError
-from app.domain.models import Message
-from app.ports import Claim, Database, Thread, Turn, Upstream
+from app.domain.models import Message, Role
+from app.domain.steps import RunStep
+from app.ports import Calls, Claim, Database, Thread, ThreadMark, Turn, Upstream
 from app.services.patience import patiently
 
 FRESH_S: Final = 1.0
@@ -19,7 +20,9 @@ class Prepared:
     """A thread, and what is to be said in it next."""
 
     thread: Thread | None
-    turns: Sequence[Turn]
+    turns: Sequence[Turn | Calls]
+    round: RunStep | None = None
+    """Calls that the thread ends with, answered: only the outputs are to be sent."""
 
 
 class Conversation:
@@ -35,26 +38,44 @@ class Conversation:
         """Give the upstream's thread up: it is lost, or its content is in doubt."""
         self.thread = None
 
-    async def prepare(self) -> Prepared:
-        """Return the thread and the turns that it lacks, opening a new thread if need be.
+    def advance(self, tail: str | None) -> ThreadMark | None:
+        """Take note that the thread holds this run's question, and calls that end with a tail.
+
+        Returns what is to be stored of it; None where the upstream keeps no threads.
+        """
+        if self.thread is None or self.thread.thread_id is None:
+            return None
+        turn = self._claim.run.turn
+        self.thread = Thread(self.thread.thread_id, turn, tail)
+        return ThreadMark(self.thread.thread_id, turn, tail)
+
+    async def prepare(self, rounds: Sequence[RunStep] = ()) -> Prepared:
+        """Return the thread and what it lacks, opening a new thread if need be.
+
+        `rounds` are this run's calls of functions so far, all answered.
 
         Raises:
             FencedError: The run was taken over meanwhile.
             UpstreamError: No thread could be opened.
         """
         began = time.monotonic()
-        prepared = await self._prepare()
+        prepared = await self._prepare(rounds)
         if time.monotonic() - began > FRESH_S:
             # This process may have been frozen: whose run it is must be asked again, or a
             # question could be sent a second time, behind the answer that another holder got.
-            prepared = await self._prepare()
+            prepared = await self._prepare(rounds)
         return prepared
 
-    async def _prepare(self) -> Prepared:
+    async def _prepare(self, rounds: Sequence[RunStep]) -> Prepared:
+        called = _called(rounds)
         if self.thread is not None:
+            if rounds and self.thread.turn >= self._claim.run.turn:
+                if not await patiently(self._is_held):
+                    raise FencedError
+                return Prepared(self.thread, (), rounds[-1])
             missing = await self._turns(after=self.thread.turn)
             if missing:
-                return Prepared(self.thread, _said(missing))
+                return Prepared(self.thread, [*_said(missing), *called])
             # Everything was answered: another answer to the last question needs a thread that
             # ends before it.
         everything = await self._turns(after=0)
@@ -66,12 +87,12 @@ class Conversation:
         history, question = everything[:asked], everything[asked:]
         opened = await self._upstream.open_thread(_said(history))
         if opened is None:
-            return Prepared(None, _said(everything))
+            return Prepared(None, [*_said(everything), *called])
         turn = history[-1].turn if history else 0
         thread = self.thread = Thread(opened.thread_id, turn, opened.tail)
         if not await patiently(lambda: self._record(thread)):
             raise FencedError
-        return Prepared(thread, _said(question))
+        return Prepared(thread, [*_said(question), *called])
 
     async def _turns(self, *, after: int) -> list[Message]:
         """Return the messages after a turn up to the last that is no answer of a run."""
@@ -85,6 +106,10 @@ class Conversation:
         async with self._database.autocommit() as uow:
             return await uow.messages.turns(run, self._claim.fence, after=after)
 
+    async def _is_held(self) -> bool:
+        async with self._database.autocommit() as uow:
+            return await uow.queue.is_held(self._claim)
+
     async def _record(self, thread: Thread) -> bool:
         async with self._database.autocommit() as uow:
             return await uow.queue.open_thread(self._claim, thread)
@@ -94,3 +119,14 @@ def _said(messages: Sequence[Message]) -> list[Turn]:
     """Return the turns; an answer that was cut before its first word says nothing."""
     turns = [Turn(message.role, [part.text for part in message.content]) for message in messages]
     return [turn for turn in turns if any(turn.texts)]
+
+
+def _called(rounds: Sequence[RunStep]) -> list[Turn | Calls]:
+    """Return what the tutor said and called in this run, for a thread that does not hold it."""
+    turns: list[Turn | Calls] = []
+    for step in rounds:
+        texts = [part.text for part in step.said if part.text]
+        if texts:
+            turns.append(Turn(Role.ASSISTANT, texts))
+        turns.append(Calls(step.calls))
+    return turns

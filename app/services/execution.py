@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from app.domain.errors import FencedError, UpstreamError
-from app.domain.events import Draft, RunChanged
+from app.domain.events import RunChanged
 from app.domain.models import (
     AssistantConfig,
     Failure,
@@ -19,17 +19,23 @@ from app.domain.models import (
     Run,
     RunStatus,
 )
-from app.ports import Claim, Database, Ended, ThreadMark, Upstream
+from app.domain.steps import RunStep
+from app.ports import Append, Claim, Database, Ended, ThreadMark, Tools, Upstream
 from app.services.answer import Answer
 from app.services.attempts import AttemptCounter, Attempts, total
 from app.services.cancelling import Canceller
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import Publisher
+from app.services.rounds import converse
+from app.services.steps import Steps
 
 log = logging.getLogger(__name__)
 
 CACHED_CONFIGS: Final = 200
+
+_Loaded = tuple[Message | None, Sequence[RunStep], AssistantConfig]
+"""What is shown of the answer, the steps taken, and the tutor."""
 
 _CUT_SHORT: Final = frozenset({RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.EXPIRED})
 """Ends whose account holds less than was said: what was shown stays."""
@@ -90,11 +96,12 @@ class _Outcome:
 class Executor:
     """Executes runs that this worker holds."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with
         self,
         database: Database,
         upstream: Upstream,
         publisher: Publisher,
+        tools: Tools,
         worker_id: str,
         *,
         max_attempts: int,
@@ -103,6 +110,7 @@ class Executor:
         self._upstream = upstream
         self._canceller = Canceller(upstream)
         self._publisher = publisher
+        self._tools = tools
         self._worker_id = worker_id
         self._max_attempts = max_attempts
         self._configs: dict[tuple[str, int], AssistantConfig] = {}
@@ -113,6 +121,10 @@ class Executor:
         work = await self._begin(execution)
         try:
             outcome = await self._attend(execution, work)
+            if outcome is not None and outcome.status is RunStatus.REQUIRES_ACTION:
+                outcome = await self._wait_for_client(work, outcome)
+                if outcome is None:
+                    return
             if outcome is not None:
                 await self._settle(work, outcome)
                 return
@@ -124,16 +136,20 @@ class Executor:
     async def _begin(self, execution: Execution) -> Attempts:
         claim = execution.claim
         run_log = self._publisher.open(claim)
-        shown, config = await self._load(claim.run)
+        shown, known, config = await self._load(claim)
+        steps = Steps(run_log, claim.run, known)
+        said = [part for step in steps.rounds for part in step.said]
         return Attempts(
             claim,
-            config,
-            Answer(run_log, claim.run, shown),
+            replace(config, tools=self._tools.complete(config.tools)),
+            Answer(run_log, claim.run, shown, said),
+            steps,
             Conversation(self._database, self._upstream, claim),
             run_log,
             self._upstream,
             AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
             execution.deadline,
+            self._tools.names(config.tools),
             claim.response_id,
         )
 
@@ -148,25 +164,27 @@ class Executor:
         async with self._database.autocommit() as uow:
             return bool(await uow.log.gone([session_id]))
 
-    async def _load(self, run: Run) -> tuple[Message | None, AssistantConfig]:
-        """Return what is shown of the answer already, and the tutor's configuration."""
+    async def _load(self, claim: Claim) -> _Loaded:
+        """Return what is known of the run already, and the tutor's configuration."""
+        run = claim.run
         version = (run.assistant_id, run.assistant_version)
         config = self._configs.get(version)
-        if config is not None and run.output_message_id is None:
-            return None, config
-        shown, loaded = await patiently(lambda: self._read(run))
+        if config is not None and run.attempts == 1 and not claim.is_takeover:
+            return None, (), config
+        loaded = await patiently(lambda: self._read(run))
         if len(self._configs) >= CACHED_CONFIGS:
             self._configs.clear()
-        self._configs[version] = loaded
-        return shown, loaded
+        self._configs[version] = loaded[-1]
+        return loaded
 
-    async def _read(self, run: Run) -> tuple[Message | None, AssistantConfig]:
+    async def _read(self, run: Run) -> _Loaded:
         async with self._database.snapshot() as uow:
             shown = None
             if run.output_message_id is not None:
                 shown = await uow.messages.get(run.session_id, run.output_message_id)
+            steps = await uow.runs.steps(run)
             config = await uow.assistants.config(run.assistant_id, run.assistant_version)
-        return shown, config
+        return shown, steps, config
 
     async def _attend(self, execution: Execution, work: Attempts) -> _Outcome | None:
         """Run the upstream's part inside its bounds; None when it is not ours to settle."""
@@ -175,7 +193,7 @@ class Executor:
             return await self._cut_short(work, RunStatus.CANCELLED)
         try:
             async with execution.scope():
-                return _judge(await work.generate())
+                return _judge(await converse(work, self._tools))
         except TimeoutError:
             if execution.reason is Stop.ABANDONED:
                 return None
@@ -206,27 +224,40 @@ class Executor:
         is_sound = not work.in_doubt and not work.claim.is_takeover
         return _Outcome(status, error, is_thread_sound=is_sound)
 
+    async def _wait_for_client(self, work: Attempts, outcome: _Outcome) -> _Outcome | None:
+        """Let the run wait for its client, unless that has cancelled it: then return its end.
+
+        Other ends win over a cancellation that comes as they are written; this one would make
+        it forgotten.
+        """
+        if await patiently(lambda: self._hand_to_client(work, _settled(work, outcome))):
+            return None
+        return await self._cut_short(work, RunStatus.CANCELLED)
+
+    async def _hand_to_client(self, work: Attempts, waiting: Run) -> bool:
+        claim = work.claim
+        append = Append(waiting.session_id, [], run_id=waiting.id, fence=claim.fence)
+        async with self._database.transaction() as uow:
+            # Locks the session: nobody cancels while it is looked at.
+            if await uow.log.append([append]):
+                raise FencedError
+            present = (await uow.runs.of(waiting.session_id, [waiting.id]))[waiting.id]
+            if present.status is RunStatus.IN_PROGRESS:
+                append.drafts = [RunChanged(waiting)]
+                await uow.log.append([append])
+            # A commit that was in doubt may have done it already.
+            return present.status is not RunStatus.CANCELLING
+
     async def _settle(self, work: Attempts, outcome: _Outcome) -> None:
         """Write the end: the message first, then the run, then what the thread holds."""
         run, ended, answer = work.claim.run, outcome.ended, work.answer
-        drafts: list[Draft] = []
         if ended is not None and ended.status not in _CUT_SHORT:
             answer.agree(ended.content)
-        if outcome.status is not RunStatus.REQUIRES_ACTION:
-            is_whole = outcome.status is RunStatus.COMPLETED
-            status = MessageStatus.COMPLETED if is_whole else MessageStatus.INCOMPLETE
-            drafts = answer.end(status, ended.content if ended else None)
-        settled = replace(
-            run,
-            status=outcome.status,
-            attempts=work.counter.made,
-            output_message_id=answer.message_id,
-            last_error=outcome.error,
-            incomplete_reason=ended.incomplete_reason if ended else None,
-            usage=total(run.usage, work.spent, ended.usage if ended else None),
-            tool_calls=ended.tool_calls if ended else (),
-        )
-        work.log.append(*drafts, RunChanged(settled))
+        is_whole = outcome.status is RunStatus.COMPLETED
+        status = MessageStatus.COMPLETED if is_whole else MessageStatus.INCOMPLETE
+        drafts = work.steps.end(outcome.status)
+        drafts += answer.end(status, ended.content if ended else None)
+        work.log.append(*drafts, RunChanged(_settled(work, outcome)))
         if ended is not None and outcome.is_thread_sound:
             thread = work.conversation.thread
             if thread is not None:
@@ -234,6 +265,20 @@ class Executor:
         elif not outcome.is_thread_sound:
             work.log.mark_thread(ThreadMark(None, 0, None))
         await work.log.flush()
+
+
+def _settled(work: Attempts, outcome: _Outcome) -> Run:
+    run, ended = work.claim.run, outcome.ended
+    return replace(
+        run,
+        status=outcome.status,
+        attempts=work.counter.made,
+        output_message_id=work.answer.message_id,
+        last_error=outcome.error,
+        incomplete_reason=ended.incomplete_reason if ended else None,
+        usage=total(run.usage, work.spent, ended.usage if ended else None),
+        tool_calls=ended.tool_calls if ended else (),
+    )
 
 
 def _judge(ended: Ended) -> _Outcome:

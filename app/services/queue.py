@@ -7,9 +7,10 @@ from datetime import timedelta
 from app.domain.events import Draft, RunChanged
 from app.domain.models import Failure, Run, RunStatus
 from app.ports import Append, Claim, Database
-from app.services.unheld import cut_short
+from app.services.unheld import cut_short, thread_after
 
 QUEUE_EXPIRED = Failure("queue_timeout", "The tutor was too busy; please ask again.")
+RUN_EXPIRED = Failure("run_timeout", "The answer took too long.")
 ACTION_EXPIRED = Failure("action_timeout", "The tool's answer did not come in time.")
 
 
@@ -33,18 +34,13 @@ class QueueService:
         self.policy = policy
 
     async def claim(self, limit: int) -> Sequence[Claim]:
-        """Take runs that wait: each becomes `run.in_progress`, its first attempt counted."""
+        """Take runs that wait: each becomes `run.in_progress`, its next attempt counted."""
         lease, lifetime = self.policy.lease, self.policy.lifetime
         async with self._database.transaction() as uow:
             claims = await uow.queue.lease_queued(
                 self.worker_id, lease=lease, lifetime=lifetime, limit=limit
             )
-            begun = [
-                RunChanged(
-                    replace(claim.run, status=RunStatus.IN_PROGRESS, attempts=1), lifetime=lifetime
-                )
-                for claim in claims
-            ]
+            begun = [_begun(claim.run, lifetime) for claim in claims]
             if claims:
                 await uow.log.append(
                     [_takeover(c, draft) for c, draft in zip(claims, begun, strict=True)]
@@ -89,13 +85,22 @@ class QueueService:
             overdue = await uow.queue.overdue(queue_limit=self.policy.queue_limit, limit=100)
             ended = [_expired(run) for run in overdue]
             appends = [
-                Append(run.session_id, [*await cut_short(uow, run), RunChanged(run)])
+                Append(
+                    run.session_id,
+                    [*await cut_short(uow, run), RunChanged(run)],
+                    thread=thread_after(run),
+                )
                 for run in ended
             ]
             if appends:
                 await uow.log.append(appends)
                 uow.wake_workers()
             return len(appends)
+
+
+def _begun(run: Run, lifetime: timedelta) -> RunChanged:
+    begun = replace(run, status=RunStatus.IN_PROGRESS, attempts=run.attempts + 1)
+    return RunChanged(begun, lifetime=lifetime if run.started_at is None else None)
 
 
 def _takeover(claim: Claim, *drafts: Draft) -> Append:
@@ -109,5 +114,7 @@ def _takeover(claim: Claim, *drafts: Draft) -> Append:
 
 
 def _expired(run: Run) -> Run:
-    why = QUEUE_EXPIRED if run.status is RunStatus.QUEUED else ACTION_EXPIRED
+    why = ACTION_EXPIRED
+    if run.status is RunStatus.QUEUED:
+        why = QUEUE_EXPIRED if run.started_at is None else RUN_EXPIRED
     return replace(run, status=RunStatus.EXPIRED, last_error=why)

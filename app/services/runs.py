@@ -35,7 +35,7 @@ from app.services.crowd import Crowd
 from app.services.idempotency import first_answer, keep_answer
 from app.services.relay import Relay
 from app.services.sessions import owned
-from app.services.unheld import cut_short
+from app.services.unheld import cut_short, thread_after
 from app.services.users import Limits
 
 
@@ -340,7 +340,9 @@ async def append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> N
     Its end is known, but not the instant: a process's idea of the database's clock may be older
     than what another has just written here, so that the log asks for it.
     """
-    await uow.log.append([Append(session.id, list(drafts))])
+    marks = [thread_after(draft.run) for draft in drafts if isinstance(draft, RunChanged)]
+    thread = next((mark for mark in marks if mark is not None), None)
+    await uow.log.append([Append(session.id, list(drafts), thread=thread)])
 
 
 async def enqueue(

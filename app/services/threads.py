@@ -29,6 +29,7 @@ from app.domain.models import (
     TutoringSession,
     User,
 )
+from app.domain.steps import RunStep
 from app.ports import Append, Database, Page, PageQuery, ThreadMark, UnitOfWork
 from app.services.assistants import AssistantService
 from app.services.relay import Relay
@@ -196,8 +197,10 @@ class ThreadService:
             await owned(uow, user, session_id)
             return await _turn(uow, session_id, message_id)
 
-    async def answer(self, user: User, session_id: str, run_id: str) -> tuple[Run, Message | None]:
-        """Return a run and what it has written so far; None if nothing, or it was deleted.
+    async def answer(
+        self, user: User, session_id: str, run_id: str
+    ) -> tuple[Run, Message | None, Sequence[RunStep]]:
+        """Return a run, its message so far (None: not begun, or deleted), and its steps.
 
         Raises:
             NotFoundError: There is no such run, or it is somebody else's.
@@ -206,9 +209,10 @@ class ThreadService:
             run = await uow.runs.get(user.id, session_id, run_id)
             if run is None:
                 raise NotFoundError
+            steps = await uow.runs.steps(run)
             if run.output_message_id is None:
-                return run, None
-            return run, await uow.messages.get(session_id, run.output_message_id)
+                return run, None, steps
+            return run, await uow.messages.get(session_id, run.output_message_id), steps
 
     async def annotate_message(
         self, user: User, session_id: str, message_id: str, metadata: JsonObject

@@ -41,6 +41,10 @@ class UpkeepService:
                 continue
             async with self._database.transaction() as uow:
                 await uow.upkeep.thread_deleted(thread_id)
+        try:
+            await self._upstream.tidy()
+        except UpstreamError as error:
+            log.warning("unused tutors can't be deleted upstream yet: %s", error.code)
         async with self._database.transaction() as uow:
             await uow.answers.forget()
             await uow.upkeep.purge(BATCH)

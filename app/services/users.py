@@ -18,6 +18,8 @@ class Limits:
     queued_runs_per_session: int
     queued_runs: int
     streams: int
+    tool_output_chars: int = 200_000
+    """Of all functions that a run waits for, together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,15 @@ from typing import Any, Final
 
 import asyncpg
 
-from app.adapters.postgres.rows import message_of, run_of
+from app.adapters.postgres.rows import message_of, run_of, step_of
+from app.domain.events import dump
 from tests.stack import TERMINAL, Block
 
 FOLLOWS: Final[Mapping[str, frozenset[str]]] = {
     "queued": frozenset({"in_progress", "cancelled", "expired"}),
     # At once `cancelled`: by somebody upstream, not by its student.
     "in_progress": frozenset(TERMINAL | {"requires_action", "cancelling"}),
-    "requires_action": frozenset({"in_progress", "cancelled", "expired"}),
+    "requires_action": frozenset({"queued", "cancelled", "expired"}),
     "cancelling": frozenset(TERMINAL),
 }
 ACTIVE: Final = {"in_progress", "requires_action", "cancelling"}
@@ -63,11 +64,20 @@ async def violations(connection: Any, *, ended: bool = True) -> list[Violation]:
         runs = _by_session(await connection.fetch("SELECT * FROM runs ORDER BY seq"))
         messages = _by_session(await connection.fetch("SELECT * FROM messages ORDER BY seq"))
         events = _by_session(await connection.fetch("SELECT * FROM events ORDER BY seq"))
+        steps = _by_session(await _steps(connection))
     found: list[Violation] = []
     for session in sessions:
         id_ = session["id"]
-        found += History(session, runs[id_], messages[id_], events[id_]).violations(ended=ended)
+        history = History(session, runs[id_], messages[id_], events[id_], steps[id_])
+        found += history.violations(ended=ended)
     return found
+
+
+async def _steps(connection: Any) -> Sequence[Any]:
+    """Return the rows of steps; releases before them have none."""
+    if await connection.fetchval("SELECT to_regclass('run_steps') IS NULL"):
+        return []
+    return list(await connection.fetch("SELECT * FROM run_steps ORDER BY seq"))
 
 
 def _by_session(rows: Iterable[Any]) -> "defaultdict[str, list[Any]]":
@@ -81,9 +91,15 @@ class History:
     """One session: its rows and its log."""
 
     def __init__(
-        self, session: Any, runs: Sequence[Any], messages: Sequence[Any], events: Sequence[Any]
+        self,
+        session: Any,
+        runs: Sequence[Any],
+        messages: Sequence[Any],
+        events: Sequence[Any],
+        steps: Sequence[Any] = (),
     ) -> None:
         self.session, self.runs, self.messages, self.rows = session, runs, messages, events
+        self.steps = steps
         self.entries = [
             Entry(row["seq"], row["type"], row["run_id"], json.loads(row["data"]))
             for row in events
@@ -98,6 +114,7 @@ class History:
             self._check_run(row, ended=ended)
         for row in self.messages:
             self._check_message(row)
+        self._check_steps()
         known = {row["id"] for row in self.runs}
         for entry in self.entries:
             if entry.run_id is not None and entry.run_id not in known:
@@ -124,8 +141,29 @@ class History:
             if owner is not None and owner != entry.run_id:
                 self._say("log", session["id"], f"event {entry.seq} is of {owner}")
 
+    def _check_steps(self) -> None:
+        """Compare the rows of steps with what the log told last of each."""
+        told = {
+            entry.data["step"]["id"]: (entry.data["step"], entry.run_id)
+            for entry in self.entries
+            if entry.type == "run.step"
+        }
+        logged = {id_: step for id_, (step, _) in told.items() if step["status"] != "withdrawn"}
+        stored = {row["id"]: json.loads(dump(step_of(row).body())) for row in self.steps}
+        if logged != stored:
+            self._say("run", self.session["id"], f"steps differ: {stored} {logged}")
+        statuses = {row["id"]: row["status"] for row in self.runs}
+        for id_, (step, run_id) in told.items():
+            if step["status"] == "in_progress" and statuses.get(run_id or "") in TERMINAL:
+                self._say("end", id_, "it goes on after its run's end")
+
     def _check_session(self) -> None:
-        active = [row["id"] for row in self.runs if row["status"] in ACTIVE]
+        # With what its tools returned a run waits in the queue, and is the active one still.
+        active = [
+            row["id"]
+            for row in self.runs
+            if row["status"] in ACTIVE or (row["status"] == "queued" and row["started_at"])
+        ]
         if len(active) > 1:
             self._say("session", self.session["id"], f"{len(active)} runs are active")
         if [self.session["active_run_id"]] != (active or [None]):

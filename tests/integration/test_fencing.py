@@ -16,7 +16,7 @@ from app.services import conversation
 from app.services.attempts import AttemptCounter
 from app.services.conversation import Conversation
 from tests.conftest import NewDatabase
-from tests.integration.test_log import Desk, desk_on
+from tests.integration.test_log import Desk, a_step, desk_on
 from tests.stack import Stack, until
 
 SHORT = timedelta(milliseconds=100)
@@ -24,6 +24,7 @@ LONG_AGO = "UPDATE runs SET lease_expires_at = now() - interval '1 minute' WHERE
 ROWS = {
     "sessions": "SELECT * FROM sessions WHERE id = $1",
     "runs": "SELECT * FROM runs WHERE session_id = $1 ORDER BY id",
+    "steps": "SELECT * FROM run_steps WHERE session_id = $1 ORDER BY id",
     "messages": "SELECT * FROM messages WHERE session_id = $1 ORDER BY id",
     "events": "SELECT * FROM events WHERE session_id = $1 ORDER BY seq",
     "threads in use": """SELECT * FROM upstream_threads
@@ -96,8 +97,8 @@ def _appends(*drafts: Draft, **more: Any) -> Callable[[Desk, Claim], Awaitable[N
         run = claim.run
         own = [
             replace(each, run_id=run.id)
-            if isinstance(each, Delta | StepChanged | Withdrawal)
-            else each
+            if isinstance(each, Delta | Withdrawal)
+            else (a_step(run.session_id, run.id) if isinstance(each, StepChanged) else each)
             for each in drafts
         ]
         append = Append(run.session_id, own, run_id=run.id, fence=claim.fence, **more)
@@ -155,7 +156,7 @@ async def _ask_the_upstream(desk: Desk, claim: Claim) -> None:
 DEEDS: dict[str, Callable[[Desk, Claim], Awaitable[None]]] = {
     "more text": _appends(Delta("msg_1", "", 0, ["late"])),
     "a withdrawal": _appends(Withdrawal("msg_1", "", 0, "resumed")),
-    "a step": _appends(StepChanged("", "function", "completed")),
+    "a step": _appends(a_step("")),
     "the upstream's name of a generation": _appends(
         Delta("msg_1", "", 0, ["late"]), response_id="resp_late"
     ),

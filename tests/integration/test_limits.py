@@ -79,6 +79,7 @@ async def test_i_am_told_who_i_am_and_what_i_may(shared: Stack, at: int) -> None
             "queued_runs_per_session": 2,
             "queued_runs": 3,
             "streams": 2,
+            "tool_output_chars": 200_000,
         },
         "remaining": {"queued_runs": 3, "streams": 2},
     }
@@ -260,6 +261,7 @@ async def test_the_documented_limits_are_the_defaults(shared: Stack) -> None:
         "queued_runs_per_session": 10,
         "queued_runs": 20,
         "streams": 20,
+        "tool_output_chars": 200_000,
     }
 
 

@@ -17,8 +17,9 @@ from app.adapters.postgres.clock import TRUSTED_S, DatabaseClock
 from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.log import _DELTAS
 from app.adapters.postgres.wakeups import CHANNELS, MAX_PAYLOAD_BYTES, PostgresWakeUps
-from app.domain.events import Delta, RunChanged
+from app.domain.events import Delta, RunChanged, StepChanged
 from app.domain.models import Part, Principal, Run, RunStatus, User
+from app.domain.steps import RunStep, StepStatus
 from app.ports import Append, Cursor
 from app.services.crowd import Crowd
 from app.services.queue import QueuePolicy, QueueService
@@ -134,6 +135,12 @@ async def desk(own_database: str) -> AsyncIterator[Desk]:
         # What other tests left is out of the way.
         await found.execute("UPDATE sessions SET deleted_at = now()")
         yield found
+
+
+def a_step(session: str, run: str = "run_none", kind: str = "function") -> StepChanged:
+    """Return a whole step that nobody took."""
+    step = RunStep(f"step_{uuid.uuid4().hex}", session, run, kind, StepStatus.COMPLETED)
+    return StepChanged(step, is_new=True)
 
 
 def says(session: str, *texts: str, run: str = "run_none") -> Append:
@@ -451,3 +458,52 @@ async def test_an_event_is_stored_as_the_very_text_that_is_sent(desk: Desk) -> N
     assert await desk.value("SELECT data FROM events WHERE session_id = $1", session) == event.data
     assert not re.search(r"[\r\n]", event.data)
     assert event.block() == f"id: 1\nevent: message.delta\ndata: {event.data}\n\n".encode()
+
+
+async def test_a_step_s_row_is_what_its_last_event_says_and_one_withdrawn_has_none(
+    desk: Desk,
+) -> None:
+    user, session = await desk.session()
+    await desk.waiting(user, session)
+    (claim,) = await desk.queue("worker_a").claim(1)
+    kept, lost = (
+        StepChanged(
+            RunStep(
+                f"step_{uuid.uuid4().hex}",
+                session,
+                claim.run.id,
+                "code_interpreter",
+                StepStatus.IN_PROGRESS,
+                key="it_1",
+            ),
+            is_new=True,
+        )
+        for _ in range(2)
+    )
+    done = replace(kept.step, status=StepStatus.COMPLETED, details={"input": "1 + 1"})
+    gone = StepChanged(replace(lost.step, status=StepStatus.WITHDRAWN), opened=lost)
+    ended = StepChanged(done, opened=kept)
+
+    def written(*drafts: StepChanged) -> Append:
+        return Append(session, [*drafts], run_id=claim.run.id, fence=claim.fence)
+
+    async def rows() -> list[RunStep]:
+        async with desk.database.snapshot() as uow:
+            return list(await uow.runs.steps(claim.run))
+
+    assert not await desk.append(written(kept, lost))
+    assert await rows() == [kept.step, lost.step]
+    assert not await desk.append(written(gone, ended))
+    (row,) = await rows()
+    assert row == ended.step
+    assert (row.seq, row.begun_at) == (kept.step.seq, kept.step.begun_at)
+    assert row.ended_at is not None
+    told = [json.loads(event.data) for event in await desk.events(session)][-4:]
+    assert [event["step"]["status"] for event in told] == [
+        "in_progress", "in_progress", "withdrawn", "completed",
+    ]  # fmt: skip
+    # All of it in one statement, too.
+    again, more = a_step(session, claim.run.id), a_step(session, claim.run.id)
+    taken_back = replace(again.step, status=StepStatus.WITHDRAWN)
+    assert not await desk.append(written(again, more, StepChanged(taken_back, opened=again)))
+    assert await rows() == [row, more.step]

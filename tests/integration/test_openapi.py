@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from app.main import create_app
 from app.settings import Settings
+from tests.integration.test_tools import PLOT, PLOTTED, opened, waiting
 from tests.stack import ROOT, Client, Stack, blocks_of
 
 METHODS = {"get", "post", "patch", "delete", "put"}
@@ -293,8 +294,33 @@ async def test_other_real_answers_are_what_is_documented(shared: Stack) -> None:
 
     # A session's stream ends with its reader: that it is one was seen elsewhere.
     endless = f"GET {session}/events"
-    others = {name for name in OPERATIONS if "/assistants" not in name}
+    others = {
+        name
+        for name in OPERATIONS
+        if "/assistants" not in name and not name.endswith("/tool_outputs")
+    }
     assert succeeded(recorder) == others - {endless}
+
+
+async def test_real_answers_about_functions_are_what_is_documented(shared: Stack) -> None:
+    client, session = await opened(shared, PLOT)
+    run = await waiting(client, session, PLOTTED)
+    recorder = Recorder(client)
+    path = "/v1/sessions/{session_id}/runs/{run_id}"
+    ids = {"session_id": session, "run_id": run["id"]}
+    await recorder.call("GET", path, ids, 200)
+    for body, status in (
+        ({}, 422),
+        ({"tool_outputs": [{"tool_call_id": "x", "output": ""}]}, 422),
+    ):
+        await recorder.call("POST", f"{path}/tool_outputs", ids, status, json=body)
+    (call,) = run["required_action"]["tool_calls"]
+    given = {"tool_outputs": [{"tool_call_id": call["id"], "output": "Drawn."}]}
+    await recorder.call("POST", f"{path}/tool_outputs", ids, 202, json=given)
+    await recorder.call("POST", f"{path}/tool_outputs", ids, 409, json=given)
+    await client.ended(session, run["id"])
+    await recorder.call("GET", path, ids, 200)
+    assert succeeded(recorder) == {f"GET {path}", f"POST {path}/tool_outputs"}
 
 
 @pytest.mark.parametrize("name", [name for name in OPERATIONS if name.startswith("POST")])
@@ -303,8 +329,15 @@ async def test_the_examples_of_bodies_are_taken(shared: Stack, name: str) -> Non
     operation = OPERATIONS[name]
     if "requestBody" not in operation:
         return
-    client = shared.client(scope="assistants:write", tenant=f"tenant-{uuid.uuid4().hex[:8]}")
-    session = await client.open_session()
+    client, session = await opened(shared, PLOT)
+    if name.endswith("tool_outputs"):
+        run = await waiting(client, session, PLOTTED)
+        path = name.partition(" ")[2].format(session_id=session, run_id=run["id"])
+        for example in examples_of(operation["requestBody"]["content"]["application/json"]):
+            # They are of another run's call: that is all that is wrong with them.
+            refused = await client.call("POST", path, 422, json=example)
+            assert refused["code"] == "tool_outputs_mismatch"
+        return
     await client.post(session, "Hello.", run=False)
     path = name.partition(" ")[2].format(session_id=session)
     for example in examples_of(operation["requestBody"]["content"]["application/json"]):

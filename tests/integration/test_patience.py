@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.responses.upstream import ResponsesUpstream
+from app.adapters.tools.toolbox import Toolbox
+from app.adapters.wire.client import UpstreamConfig
 from app.domain.models import RunStatus
 from app.sandbox.config import SandboxConfig
 from app.services import attempts
@@ -48,7 +50,14 @@ async def test_an_upstream_that_is_away_is_asked_for_longer_where_the_answer_goe
     upstream = ResponsesUpstream(config)
     user, (claim,) = await claimed(desk, 1)
     async with writing(desk.database) as publisher:
-        executor = Executor(desk.database, upstream, publisher, "worker_a", max_attempts=3)
+        executor = Executor(
+            desk.database,
+            upstream,
+            publisher,
+            Toolbox([], timeout_s=1),
+            "worker_a",
+            max_attempts=3,
+        )
         await executor.execute(Execution(claim))
     await upstream.aclose()
     run = await desk.runs.get(user, claim.run.session_id, claim.run.id)

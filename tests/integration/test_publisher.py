@@ -11,8 +11,9 @@ import asyncpg
 import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.tools.toolbox import Toolbox
 from app.domain.errors import FencedError
-from app.domain.events import Delta, Draft, MessageChanged, StepChanged
+from app.domain.events import Delta, Draft, MessageChanged
 from app.domain.models import (
     Message,
     MessageStatus,
@@ -29,7 +30,7 @@ from app.services.answer import Answer
 from app.services.execution import Execution, Executor
 from app.services.publisher import Publisher, RunLog
 from tests.conftest import NewDatabase
-from tests.integration.test_log import Desk, desk_on
+from tests.integration.test_log import Desk, a_step, desk_on
 from tests.stack import until
 
 Fault = Literal["answer lost", "never arrives", "arrives late"]
@@ -386,7 +387,12 @@ async def test_what_the_upstream_says_is_cleaned_and_all_accounts_agree(
 ) -> None:
     user, (claim,) = await claimed(desk, 1)
     executor = Executor(
-        desk.database, Script(deltas, final), publisher, "worker_a", max_attempts=1
+        desk.database,
+        Script(deltas, final),
+        publisher,
+        Toolbox([], timeout_s=1),
+        "worker_a",
+        max_attempts=1,
     )
     await executor.execute(Execution(claim))
     run: Run = await desk.runs.get(user, claim.run.session_id, claim.run.id)
@@ -426,7 +432,7 @@ async def test_a_commit_in_doubt_is_looked_up_and_nothing_is_lost_or_written_twi
             else:
                 # Somebody else wrote to the logs: they are locked and looked at first.
                 for claim in claims[:3]:
-                    step = StepChanged("run_none", "function", "completed")
+                    step = a_step(claim.run.session_id)
                     await desk.append(Append(claim.run.session_id, [step]))
             proxy.fault = fault
             for log in logs:

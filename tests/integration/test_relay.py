@@ -11,13 +11,13 @@ import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.wakeups import PostgresWakeUps
-from app.domain.events import RunChanged, StepChanged
+from app.domain.events import Draft, RunChanged
 from app.domain.models import Principal, RunStatus, User
 from app.ports import Append, UnitOfWork
 from app.services.relay import Relay
 from app.services.sessions import SessionService
 from app.services.streams import Stream
-from tests.integration.test_log import desk_on
+from tests.integration.test_log import a_step, desk_on
 from tests.stack import blocks_of
 
 
@@ -47,7 +47,7 @@ async def take(stream: Stream, wanted: str) -> None:
 async def say(database: PostgresDatabase, session_id: str, word: str) -> None:
     async with database.transaction() as uow:
         found: UnitOfWork = uow
-        await found.log.append([Append(session_id, [StepChanged("run_1", word, "completed")])])
+        await found.log.append([Append(session_id, [a_step(session_id, "run_1", word)])])
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_a_reader_that_comes_back_before_its_process_has_heard_of_the_end_
         )
         other = await relay.follow_session(user, session, after=None)
         seen = await desk.events(session)
-        ended = [StepChanged(run.id, "last", "completed")]
+        ended: list[Draft] = [a_step(session, run.id, "last")]
         ended.append(RunChanged(replace(run, status=RunStatus.COMPLETED)))
         assert not await desk.append(Append(session, ended, run_id=run.id, fence=claim.fence))
         stream = await relay.follow_run(user, session, run.id, after=len(seen))

@@ -91,7 +91,7 @@ async def house(
         database = PostgresDatabase(url, pool_size=5)
         base = f"http://127.0.0.1:{stack.sandbox_port}/v1"
         settings = Settings(_env_file=None, openai_api_key="x", openai_base_url=base)  # type: ignore[call-arg, arg-type]
-        upstream = make_upstream(settings)
+        upstream = make_upstream(settings, database)
         yield House(stack, client, database, upstream, sessions)
         await upstream.aclose()
         await database.aclose()

@@ -38,7 +38,7 @@ def delta(seq: int, part: int, text: str) -> bytes:
     return block(seq, "message.delta", part=part, text=text, message_id="msg_1")
 
 
-BEGUN = block(1, "run.queued", run=run("queued")) + block(
+BEGUN = block(1, "run.queued", run=run("queued", started_at=None)) + block(
     2, "run.in_progress", run=run("in_progress")
 )
 OPENED = block(3, "message.created", message=message("in_progress"))
@@ -130,11 +130,79 @@ def test_events_up_to_the_cursor_are_read_but_not_sent() -> None:
     assert [b.raw for b in rest] == [b.raw for b in whole[5:]]
 
 
+def step(seq: int, status: str, kind: str = "function", **details: Any) -> bytes:
+    body = {"id": "step_1", "kind": kind, "status": status, "details": details}
+    return block(seq, "run.step", run_id="run_1", step=body, at=AT)
+
+
+def asked(arguments: str, output: str | None = None, call_id: str = "call_1") -> dict[str, Any]:
+    return {"id": call_id, "name": "plot", "arguments": arguments, "output": output}
+
+
+def test_a_step_that_calls_functions_grows_by_what_is_new() -> None:
+    translator = Translator(CONFIG)
+    translator.feed(BEGUN)
+    text = translator.feed(
+        step(3, "in_progress", calls=[asked("")])
+        + step(4, "in_progress", calls=[asked('{"a": 1}')])
+        + step(5, "in_progress", calls=[asked('{"a": 1}'), asked("{}", call_id="call_2")])
+        + step(
+            6, "completed", calls=[asked('{"a": 1}', "one"), asked("{}", "two", call_id="call_2")]
+        )
+    )
+    found = [
+        (b.event.removeprefix("thread.run.step."), json.loads(b.data))
+        for b in blocks_of(text.decode())
+    ]
+    assert [name for name, _ in found] == [
+        "created", "in_progress", "delta", "delta", "delta", "completed",
+    ]  # fmt: skip
+    added = [
+        data["delta"]["step_details"]["tool_calls"] for name, data in found if name == "delta"
+    ]
+    assert added == [
+        [
+            {
+                "index": 0,
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": "plot", "arguments": ""},
+            }
+        ],
+        [{"index": 0, "type": "function", "function": {"arguments": '{"a": 1}'}}],
+        [
+            {
+                "index": 1,
+                "id": "call_2",
+                "type": "function",
+                "function": {"name": "plot", "arguments": "{}"},
+            }
+        ],
+    ]
+    begun, ended = found[0][1], found[-1][1]
+    assert (begun["type"], begun["step_details"]["tool_calls"]) == ("tool_calls", [])
+    assert begun["completed_at"] is None
+    assert ended["completed_at"] == begun["created_at"]
+    outputs = [call["function"]["output"] for call in ended["step_details"]["tool_calls"]]
+    assert outputs == ["one", "two"]
+
+
+def test_a_step_that_is_withdrawn_is_cancelled_unless_it_had_ended() -> None:
+    translator = Translator(CONFIG)
+    translator.feed(BEGUN)
+    text = translator.feed(
+        step(3, "in_progress", "code_interpreter") + step(4, "withdrawn", "code_interpreter")
+    )
+    assert blocks_of(text.decode())[-1].event == "thread.run.step.cancelled"
+    other = Translator(CONFIG)
+    other.feed(BEGUN + step(3, "completed", "file_search", results=[]))
+    assert other.feed(step(4, "withdrawn", "file_search", results=[])) == b""
+
+
 def test_what_the_wire_has_no_word_for_is_left_out() -> None:
     translator = Translator(CONFIG)
-    asked = message("completed", "2 + 2") | {"role": "user", "run_id": None}
+    question = message("completed", "2 + 2") | {"role": "user", "run_id": None}
     text = translator.feed(
-        block(1, "message.created", message=asked)
-        + block(2, "run.step", run_id="run_1", step={"kind": "function", "status": "completed"})
+        block(1, "message.created", message=question) + step(2, "completed", "web_search")
     )
     assert text == b""

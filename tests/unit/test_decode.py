@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from app.adapters.responses import decode
 from app.adapters.responses.decode import ResponseDecoder
+from app.adapters.responses.steps import ITEM_EVENTS
 from app.domain.errors import UpstreamError, UpstreamInterruptedError
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
+from app.domain.steps import StepStatus, call_details
 from app.domain.text import is_storable
 from app.ports import Ended, Started, Step, TextDelta, UpstreamEvent
 
@@ -96,26 +98,51 @@ def test_an_end_counts_even_when_its_number_is_wrong() -> None:
     assert isinstance(found[-1], Ended)
 
 
+def item_event(name: str, kind: str, **more: Any) -> dict[str, Any]:
+    item = {"type": f"{kind}_call", "id": "it_1", **more}
+    return {"type": f"response.output_item.{name}", "output_index": 0, "item": item}
+
+
 @pytest.mark.parametrize(
-    ("type_", "step"),
+    ("event", "step"),
     [
-        ("response.code_interpreter_call.in_progress", Step("code_interpreter", "in_progress")),
-        ("response.code_interpreter_call.completed", Step("code_interpreter", "completed")),
-        ("response.file_search_call.failed", Step("file_search", "failed")),
-        ("response.web_search_call.completed", Step("web_search", "completed")),
+        (
+            item_event("added", "code_interpreter", status="in_progress", code="1", outputs=None),
+            Step("it_1", "code_interpreter", StepStatus.IN_PROGRESS, {"input": "1"}),
+        ),
+        (
+            item_event("done", "code_interpreter", status="completed", code="1\x00", outputs=[]),
+            Step(
+                "it_1",
+                "code_interpreter",
+                StepStatus.COMPLETED,
+                {"input": "1\ufffd", "outputs": []},
+            ),
+        ),
+        (
+            item_event("done", "file_search", status="failed", queries=["q"]),
+            Step("it_1", "file_search", StepStatus.FAILED, {"queries": ["q"]}),
+        ),
+        (
+            item_event("done", "web_search", status="completed", action={"query": "secret"}),
+            Step("it_1", "web_search", StepStatus.COMPLETED),
+        ),
     ],
 )
-def test_tool_calls_of_the_upstream_are_steps(type_: str, step: Step) -> None:
-    assert decoded({"type": type_, "item_id": "x"}) == [step]
+def test_calls_of_the_upstreams_own_tools_are_steps(event: dict[str, Any], step: Step) -> None:
+    assert decoded(event) == [step]
 
 
-def test_a_function_call_is_a_step_too() -> None:
+def test_a_function_call_is_a_step_that_goes_on_until_it_is_answered() -> None:
     found = decoded(
-        {"type": "response.output_item.added", "item": call()},
+        {"type": "response.output_item.added", "item": call(arguments="")},
         {"type": "response.output_item.done", "item": call()},
         {"type": "response.output_item.added", "item": message()},
     )
-    assert found == [Step("function", "in_progress"), Step("function", "completed")]
+    assert found == [
+        Step("call_1", "function", StepStatus.IN_PROGRESS, call_details([ToolCall(*asked)]))
+        for asked in (("call_1", "f", ""), ("call_1", "f", "{}"))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +156,9 @@ def test_a_function_call_is_a_step_too() -> None:
         "response.reasoning_text.delta",
         "response.function_call_arguments.delta",
         "response.code_interpreter_call_code.delta",
+        "response.code_interpreter_call.in_progress",
         "response.code_interpreter_call.interpreting",
+        "response.code_interpreter_call.completed",
         "something.of.next.year",
         "",
     ],
@@ -276,7 +305,7 @@ json_values = st.recursive(
     max_leaves=5,
 )
 KEYS = ["response", "item", "delta", "output_index", "content_index", "sequence_number", "code"]
-TYPES = sorted({*decode.ENDS, *decode._ITEM_STATUSES, decode.TEXT_DELTA, decode.REFUSAL_DELTA})  # noqa: SLF001
+TYPES = sorted({*decode.ENDS, *ITEM_EVENTS, decode.TEXT_DELTA, decode.REFUSAL_DELTA})
 
 
 @given(

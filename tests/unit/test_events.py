@@ -23,6 +23,7 @@ from app.domain.events import (
     snapshot_data,
 )
 from app.domain.models import Message, MessageStatus, Part, Role, Run, RunStatus
+from app.domain.steps import RunStep, StepStatus
 
 AT = datetime(2026, 11, 24, 8, 0, 0, 5, UTC)
 SESSION, MESSAGE, RUN = "sess_1", "msg_1", "run_1"
@@ -81,7 +82,11 @@ def a_run(status: RunStatus) -> Run:
 def drafts(text: str = "hi") -> Iterator[Draft]:
     yield Delta(MESSAGE, RUN, 0, [text])
     yield Withdrawal(MESSAGE, RUN, 0, "retried")
-    yield StepChanged(RUN, "code_interpreter", "in_progress")
+    yield StepChanged(
+        RunStep(
+            "step_1", SESSION, RUN, "code_interpreter", StepStatus.IN_PROGRESS, {"input": text}
+        )
+    )
     yield MessageChanged(a_message(MessageStatus.IN_PROGRESS, text), RUN, is_new=True)
     yield MessageChanged(a_message(MessageStatus.COMPLETED, text), RUN)
     yield MessageChanged(a_message(MessageStatus.INCOMPLETE, text), RUN)

@@ -2,11 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from app.api import problems
-from app.domain.errors import DomainError, SessionBusyError
+from app.domain.errors import (
+    DomainError,
+    NoActionRequiredError,
+    SessionBusyError,
+    ToolOutputsMismatchError,
+)
 
 
 def subclasses(error: type[DomainError]) -> Iterator[type[DomainError]]:
@@ -16,7 +22,12 @@ def subclasses(error: type[DomainError]) -> Iterator[type[DomainError]]:
 
 
 def make(kind: type[DomainError]) -> DomainError:
-    return kind("run_1") if kind is SessionBusyError else kind()
+    needs: dict[type[DomainError], tuple[Any, ...]] = {
+        SessionBusyError: ("run_1",),
+        NoActionRequiredError: ("completed",),
+        ToolOutputsMismatchError: (["call_1"], []),
+    }
+    return kind(*needs.get(kind, ()))
 
 
 ALL = sorted(set(subclasses(DomainError)), key=lambda kind: kind.__name__)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from app.container import make_upstream, token_verifier
+from app.adapters.postgres.database import PostgresDatabase
+from app.container import local_defaults, make_upstream, token_verifier
 from app.settings import Settings, SettingsError, load
 
 CANARY = "canary-that-no-message-may-hold"
+DATABASE = PostgresDatabase("postgres://nowhere/x", pool_size=2)
+"""Never asked: what is refused is refused before."""
 SECRET = f"{CANARY}-and-long-enough"
 
 
@@ -174,7 +177,37 @@ def test_a_missing_database_is_said_in_words() -> None:
 
 def test_a_missing_key_is_said_in_words() -> None:
     with pytest.raises(SettingsError, match="OPENAI_API_KEY"):
-        make_upstream(load())
+        make_upstream(load(), DATABASE)
+
+
+def test_the_vendors_own_server_is_refused_for_a_dialect_that_it_speaks_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UPSTREAM_API", "assistants")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    with pytest.raises(SettingsError, match="OPENAI_BASE_URL") as caught:
+        make_upstream(load(), DATABASE)
+    assert CANARY not in str(caught.value)
+
+
+def test_the_sandbox_is_refused_for_a_dialect_that_it_does_not_speak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UPSTREAM_API", "assistants")
+    monkeypatch.setenv("DATABASE_URL", "postgres://h/d")
+    with pytest.raises(SettingsError, match="OPENAI_BASE_URL"), local_defaults(load()):
+        pass
+
+
+def test_background_answers_mean_nothing_where_runs_go_on_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    message = refusal(monkeypatch, UPSTREAM_API="assistants", UPSTREAM_BACKGROUND="true")
+    assert "UPSTREAM_BACKGROUND" in message
+
+
+def test_a_dialect_that_nobody_speaks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "UPSTREAM_API" in refusal(monkeypatch, UPSTREAM_API="completions")
 
 
 def test_two_signers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.adapters.responses.sse import MAX_EVENT_BYTES, EventDecoder
+from app.adapters.wire.sse import (
+    MAX_EVENT_BYTES,
+    EventDecoder,
+    NamedEvent,
+    NamedEventDecoder,
+)
 from app.domain.errors import UpstreamInterruptedError
 
 NOT_LINE_ENDS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e"
@@ -119,3 +124,49 @@ def test_many_small_events_never_reach_the_cap() -> None:
     chunk = (b"data: " + b"x" * 1000 + b"\n\n") * 1000
     for _ in range(10):
         assert len(decoder.feed(chunk)) == 1000
+
+
+def named_reference(raw: bytes) -> list[NamedEvent]:
+    """Decode a whole stream with its events' names, as the specification words it."""
+    events: list[NamedEvent] = []
+    data: list[bytes] = []
+    name = b""
+    for line in re.split(rb"\r\n|\r|\n", raw)[:-1]:
+        if not line:
+            if data:
+                events.append(NamedEvent(name.decode(errors="replace"), b"\n".join(data)))
+            data, name = [], b""
+        field, colon, value = line.partition(b":")
+        if field == b"data" and colon:
+            data.append(value.removeprefix(b" "))
+        elif field == b"event" and colon:
+            name = value.removeprefix(b" ")
+    return events
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"event: a", b"event:b", b"event", b"data: 1", b"data:2", b"id: 3", b": c", b"", b""]
+        )
+    ),
+    st.sampled_from([b"\n", b"\r\n", b"\r"]),
+    st.lists(st.integers(0, 400), max_size=8),
+)
+def test_an_events_name_is_its_own_however_the_stream_is_cut(
+    lines: list[bytes], newline: bytes, cuts: list[int]
+) -> None:
+    # What ends in a CR is only known to be over by what follows.
+    raw = newline.join([*lines, b"", b"x"])
+    decoder = NamedEventDecoder()
+    places = [0, *sorted(cut % (len(raw) + 1) for cut in cuts), len(raw)]
+    chunks = [raw[start:end] for start, end in itertools.pairwise(places)]
+    assert [event for chunk in chunks for event in decoder.feed(chunk)] == named_reference(raw)
+
+
+def test_a_named_event_has_a_bound_too() -> None:
+    decoder = NamedEventDecoder()
+    line = b"data: " + b"x" * (MAX_EVENT_BYTES // 2 + 1) + b"\n"
+    assert decoder.feed(line) == []
+    with pytest.raises(UpstreamInterruptedError):
+        decoder.feed(line)

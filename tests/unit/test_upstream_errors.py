@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from app.adapters.responses.errors import translate
+from app.adapters.wire.errors import TUTOR_LOST, translate
 from app.domain.errors import (
     ThreadBusyError,
     ThreadLostError,
@@ -71,6 +71,30 @@ def test_each_status_has_a_stable_code_and_says_whether_to_try_again(
 
 def test_a_locked_conversation_is_a_busy_thread() -> None:
     assert isinstance(translate(status_error(400, "conversation_locked")), ThreadBusyError)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Thread thread_1 already has an active run run_1.",
+        "Can't add messages to thread_1 while a run run_1 is active.",
+    ],
+)
+def test_a_thread_with_a_run_is_busy_though_no_code_says_so(message: str) -> None:
+    error = translate(status_error(400, message=message))
+    assert isinstance(error, ThreadBusyError)
+    assert error.retryable
+    assert message not in error.detail
+
+
+def test_a_missing_assistant_is_told_from_a_missing_thread_and_a_missing_model() -> None:
+    tutor = translate(status_error(404, message="No assistant found with id 'asst_1'."))
+    assert (tutor.code, tutor.generated) == (TUTOR_LOST, False)
+    thread = translate(status_error(404, message="No thread found with id 'thread_1'."))
+    assert isinstance(thread, ThreadLostError)
+    words = "The model `assistant` of this thread does not exist."
+    model = translate(status_error(404, "model_not_found", message=words))
+    assert model.code == "upstream_not_found"
 
 
 @pytest.mark.parametrize(

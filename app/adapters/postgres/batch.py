@@ -4,9 +4,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from app.adapters.postgres.rows import message_values, run_values
-from app.domain.events import Delta, Draft, Event, MessageChanged, RunChanged, dump
+from app.adapters.postgres.rows import message_values, run_values, step_values
+from app.domain.events import (
+    Delta,
+    Draft,
+    Event,
+    MessageChanged,
+    RunChanged,
+    StepChanged,
+    dump,
+)
 from app.domain.models import Role, Run
+from app.domain.steps import RunStep, StepStatus
 from app.ports import Append
 
 
@@ -76,6 +85,9 @@ class Batch:
         self._new_runs: dict[str, dict[str, Any]] = {}
         self._messages: dict[str, dict[str, Any]] = {}
         self._runs: dict[str, dict[str, Any]] = {}
+        self._steps: dict[str, dict[str, Any]] = {}
+        self._no_steps: list[str] = []
+        """Those that are withdrawn."""
         self._notes: dict[str, dict[str, Any]] = {}
         """The answer's and the generation's id, by run."""
 
@@ -95,6 +107,8 @@ class Batch:
                 self._take_message(draft)
             elif isinstance(draft, RunChanged):
                 self._take_run(draft, place)
+            elif isinstance(draft, StepChanged):
+                self._take_step(draft.step)
         return True
 
     def _note(self, run_id: str, name: str, value: str) -> None:
@@ -113,6 +127,13 @@ class Batch:
         place.take_run(run)
         is_new = draft.is_new or run.id in self._new_runs
         (self._new_runs if is_new else self._runs)[run.id] = run_values(run)
+
+    def _take_step(self, step: RunStep) -> None:
+        if step.status is StepStatus.WITHDRAWN:
+            self._steps.pop(step.id, None)
+            self._no_steps.append(step.id)
+        else:
+            self._steps[step.id] = step_values(step)
 
     def document(self) -> str:
         """Return all of it as one JSON document, one member for each table.
@@ -142,6 +163,8 @@ class Batch:
                 "runs": list(self._runs.values()),
                 "messages": list(self._messages.values()),
                 "notes": list(self._notes.values()),
+                "steps": list(self._steps.values()),
+                "no_steps": self._no_steps,
             }
         )
 

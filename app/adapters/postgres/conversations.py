@@ -15,7 +15,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
-from app.adapters.postgres.rows import AnySelect, Listing, message_of, page_of, run_of, session_of
+from app.adapters.postgres.rows import (
+    AnySelect,
+    Listing,
+    message_of,
+    page_of,
+    run_of,
+    session_of,
+    step_of,
+)
 from app.adapters.postgres.tables import AnswerRow, EventRow, MessageRow, RunRow, SessionRow
 from app.domain import ids
 from app.domain.errors import NotFoundError
@@ -30,6 +38,7 @@ from app.domain.models import (
     SessionStatus,
     TutoringSession,
 )
+from app.domain.steps import RunStep
 from app.ports import Admission, Page, PageQuery, SessionChange
 
 _OWN_SESSION = """
@@ -90,6 +99,10 @@ WITH gone AS (
 UPDATE sessions SET pruned_seq = greatest(pruned_seq, (SELECT max(seq) FROM gone))
 WHERE id = $1
 """
+
+_STEPS = "SELECT * FROM run_steps WHERE run_id = $1 AND session_id = $2 ORDER BY seq"
+
+_ERASE_SAID = "UPDATE run_steps SET said = '[]' WHERE session_id = $1 AND run_id = $2"
 
 _ERASE_ANSWERS = "DELETE FROM answers WHERE session_id = $1 AND position($2 IN body) > 0"
 
@@ -237,7 +250,9 @@ class PostgresMessages:
                 texts = {k: text for k, text in texts.items() if k < event["from_part"]}
             else:
                 texts[event["part"]] = texts.get(event["part"], "") + event["text"]
-        content = tuple(Part(texts[part], PartKind.TEXT) for part in sorted(texts))
+        # Parts keep their numbers, also behind one that is empty.
+        places = range(max(texts, default=-1) + 1)
+        content = tuple(Part(texts.get(place, ""), PartKind.TEXT) for place in places)
         return replace(message, content=content)
 
     async def turns(self, run: Run, fence: int, *, after: int) -> Sequence[Message]:
@@ -275,6 +290,7 @@ class PostgresMessages:
         await self._connection.execute(delete(MessageRow).where(MessageRow.id == message.id))
         await self._driver.execute(_ERASE, *named, message.seq)
         await self._driver.execute(_ERASE_ANSWERS, *named)
+        await self._driver.execute(_ERASE_SAID, message.session_id, message.run_id)
 
 
 class PostgresRuns:
@@ -300,6 +316,11 @@ class PostgresRuns:
         query = select(RunRow).where(RunRow.session_id == session_id, RunRow.id.in_(run_ids))
         rows = (await self._connection.execute(query)).mappings()
         return {row["id"]: run_of(row) for row in rows}
+
+    async def steps(self, run: Run) -> Sequence[RunStep]:
+        """Return what a run did besides speaking, in order."""
+        rows = await self._driver.fetch(_STEPS, run.id, run.session_id)
+        return [step_of(row) for row in rows]
 
     async def annotate(self, session_id: str, run_id: str, metadata: JsonObject) -> None:
         """Replace one's metadata."""

@@ -32,6 +32,7 @@ from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
+from app.adapters.postgres.tutors import PostgresTutors
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
 from app.domain.errors import SchemaBehindError, StorageBusyError, StorageUnavailableError
@@ -70,6 +71,7 @@ class PostgresUnitOfWork:
         self.log = PostgresEventLog(driver, self.touched, clock)
         self.queue = PostgresQueue(driver, clock)
         self.upkeep = PostgresUpkeep(connection, driver)
+        self.tutors = PostgresTutors(driver)
         self.answers = PostgresAnswers(driver)
         self.tickets = PostgresTickets(connection)
         self.imports = PostgresImports(driver)

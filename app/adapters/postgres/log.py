@@ -104,6 +104,17 @@ WITH placed AS (
     FROM placed p, jsonb_to_recordset($1::jsonb -> 'notes')
         AS n (run_id text, message_id text, response_id text)
     WHERE r.id = n.run_id AND r.session_id = p.id
+), changed_steps AS (
+    INSERT INTO run_steps
+    SELECT n.* FROM placed p
+    JOIN jsonb_populate_recordset(NULL::run_steps, $1::jsonb -> 'steps') n ON n.session_id = p.id
+    ON CONFLICT (id) DO UPDATE
+    SET status = excluded.status, details = excluded.details, said = excluded.said,
+        response_id = excluded.response_id, ended_at = excluded.ended_at
+), withdrawn_steps AS (
+    DELETE FROM run_steps s USING placed p
+    WHERE s.session_id = p.id
+        AND s.id IN (SELECT jsonb_array_elements_text($1::jsonb -> 'no_steps'))
 ), retired AS (
     UPDATE upstream_threads t SET retired_at = now()
     FROM placed p WHERE p.is_lost AND t.session_id = p.id AND t.retired_at IS NULL

@@ -14,20 +14,23 @@ from app.adapters.postgres.rows import AnyRow, run_of
 from app.domain.models import Run, RunStatus
 from app.ports import Claim, Thread
 
+# A run whose tools have answered waits as its session's active one: no other's turn comes before.
+# The generation that asked for them has ended: its name would be taken for the next one's.
 _QUEUED = """
 WITH picked AS (
 SELECT r.*, s.fence, s.last_seq, s.user_id AS owner, s.upstream_thread_id, s.upstream_turn,
     s.upstream_tail, clock_timestamp() AS at
 FROM runs r JOIN sessions s ON s.id = r.session_id
-WHERE r.status = 'queued' AND s.active_run_id IS NULL AND s.deleted_at IS NULL
-    AND NOT EXISTS (
+WHERE r.status = 'queued' AND s.deleted_at IS NULL
+    AND (s.active_run_id = r.id OR s.active_run_id IS NULL AND NOT EXISTS (
         SELECT FROM runs earlier
         WHERE earlier.session_id = r.session_id AND earlier.status = 'queued'
-            AND earlier.seq < r.seq)
+            AND earlier.seq < r.seq))
 ORDER BY r.created_at LIMIT $1
 FOR UPDATE OF s, r SKIP LOCKED
 ), leased AS (
-    UPDATE runs SET worker_id = $2, lease_expires_at = clock_timestamp() + $3::interval
+    UPDATE runs SET worker_id = $2, lease_expires_at = clock_timestamp() + $3::interval,
+        upstream_response_id = NULL
     WHERE id IN (SELECT id FROM picked)
 )
 SELECT * FROM picked ORDER BY created_at
@@ -72,6 +75,12 @@ WHERE id = $1 AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
 RETURNING attempts
 """
 
+_IS_HELD = """
+SELECT EXISTS (
+    SELECT FROM sessions
+    WHERE id = $1 AND active_run_id = $2 AND fence = $3 AND deleted_at IS NULL)
+"""
+
 _HAND_OVER = """
 UPDATE runs
 SET worker_id = NULL, lease_expires_at = '-infinity', handovers = handovers + 1
@@ -97,8 +106,8 @@ SELECT EXISTS (SELECT FROM ours)
 
 _OVERDUE = """
 SELECT r.* FROM runs r JOIN sessions s ON s.id = r.session_id
-WHERE (r.status = 'queued' AND r.created_at < now() - $1::interval
-        OR r.status = 'requires_action' AND r.expires_at < now())
+WHERE (r.status = 'queued' AND r.expires_at IS NULL AND r.created_at < now() - $1::interval
+        OR r.status IN ('queued', 'requires_action') AND r.expires_at < now())
     AND s.deleted_at IS NULL
 ORDER BY s.id LIMIT $2
 FOR UPDATE OF s, r SKIP LOCKED
@@ -115,9 +124,15 @@ class PostgresQueue:
     async def lease_queued(
         self, worker_id: str, *, lease: timedelta, lifetime: timedelta, limit: int
     ) -> Sequence[Claim]:
-        """Lock and lease the oldest runs that wait in sessions without an active run."""
+        """Lock and lease the oldest runs that wait.
+
+        They wait in sessions without an active run, or are it, with what their tools returned.
+        """
         rows = await self._rows(_QUEUED, limit, worker_id, lease)
-        return [self._claim(row, lifetime) for row in rows]
+        return [
+            self._claim(row, row["expires_at"] - row["at"] if row["expires_at"] else lifetime)
+            for row in rows
+        ]
 
     async def lease_abandoned(
         self, worker_id: str, *, lease: timedelta, limit: int, reap: bool, held: Sequence[str]
@@ -162,13 +177,18 @@ class PostgresQueue:
         )
         return bool(is_ours)
 
+    async def is_held(self, claim: Claim) -> bool:
+        """Tell whether the run is still the session's active one under the claim's fence."""
+        run = claim.run
+        return bool(await self._driver.fetchval(_IS_HELD, run.session_id, run.id, claim.fence))
+
     async def hand_over(self, worker_id: str, run_ids: Sequence[str]) -> int:
         """Give leases up, resumable by others at once; return how many."""
         result = await self._driver.execute(_HAND_OVER, list(run_ids), worker_id)
         return int(result.rpartition(" ")[2])
 
     async def overdue(self, *, queue_limit: timedelta, limit: int) -> Sequence[Run]:
-        """Lock runs without a lease whose time is up: waiting too long, or for an action."""
+        """Lock runs without a lease whose time is up: in the queue, or waiting for tools."""
         return [run_of(row) for row in await self._rows(_OVERDUE, queue_limit, limit)]
 
     async def _rows(self, statement: str, *parameters: Any) -> Sequence[AnyRow]:
@@ -176,14 +196,16 @@ class PostgresQueue:
 
     def _claim(self, row: AnyRow, remaining: timedelta) -> Claim:
         self._clock.observe(row["at"])
+        is_takeover = row["status"] != RunStatus.QUEUED
         return Claim(
             run=run_of(row),
             fence=row["fence"] + 1,
             last_seq=row["last_seq"],
             thread=Thread(row["upstream_thread_id"], row["upstream_turn"], row["upstream_tail"]),
-            response_id=row["upstream_response_id"],
-            is_takeover=row["status"] != RunStatus.QUEUED,
+            response_id=row["upstream_response_id"] if is_takeover else None,
+            is_takeover=is_takeover,
             handovers=row["handovers"],
             remaining=remaining,
             safety_id=hashlib.sha256(row["owner"].encode()).hexdigest(),
+            user_id=row["owner"],
         )

@@ -26,6 +26,7 @@ from app.domain.models import (
     TutoringSession,
     Usage,
 )
+from app.domain.steps import RunStep, StepStatus
 from app.domain.text import rfc3339
 from app.ports import Page, PageQuery
 
@@ -142,7 +143,7 @@ def run_values(run: Run) -> dict[str, Any]:
         "attempts": run.attempts,
         "input_message_id": run.input_message_id,
         "output_message_id": run.output_message_id,
-        "tool_calls": [dataclasses.asdict(call) for call in run.tool_calls] or None,
+        "tool_calls": [_call_values(call) for call in run.tool_calls] or None,
         "last_error": error and {"code": error.code, "message": error.message},
         "incomplete_reason": run.incomplete_reason,
         "usage": run.usage and run.usage.body(),
@@ -153,6 +154,47 @@ def run_values(run: Run) -> dict[str, Any]:
         "started_at": _instant(run.started_at),
         "expires_at": _instant(run.expires_at),
         "ended_at": _instant(run.ended_at),
+    }
+
+
+def _call_values(call: ToolCall) -> dict[str, str]:
+    """A call that waits for its client; what others returned is kept with the run's step."""
+    return {"id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def step_of(row: AnyRow) -> RunStep:
+    """A run's step from its row."""
+    return RunStep(
+        id=row["id"],
+        session_id=row["session_id"],
+        run_id=row["run_id"],
+        kind=row["kind"],
+        status=StepStatus(row["status"]),
+        details=_json(row["details"]),
+        key=row["key"],
+        response_id=row["response_id"],
+        said=tuple(Part.from_body(body) for body in _json(row["said"])),
+        seq=row["seq"],
+        begun_at=row["begun_at"],
+        ended_at=row["ended_at"],
+    )
+
+
+def step_values(step: RunStep) -> dict[str, Any]:
+    """A step's row."""
+    return {
+        "id": step.id,
+        "session_id": step.session_id,
+        "run_id": step.run_id,
+        "kind": step.kind,
+        "status": step.status,
+        "details": step.details,
+        "key": step.key,
+        "response_id": step.response_id,
+        "said": [part.body() for part in step.said],
+        "seq": step.seq,
+        "begun_at": _instant(step.begun_at),
+        "ended_at": _instant(step.ended_at),
     }
 
 
@@ -179,9 +221,10 @@ def config_of(config: JsonObject) -> AssistantConfig:
 def config_values(config: AssistantConfig) -> JsonObject:
     """A configuration's JSON."""
     values = dataclasses.asdict(config)
-    if config.max_output_tokens is None:
+    for name in ("max_output_tokens", "tool_choice", "parallel_tool_calls"):
         # Workers of an earlier release can't read a field that they don't know.
-        del values["max_output_tokens"]
+        if values[name] is None:
+            del values[name]
     return values
 
 

@@ -229,6 +229,30 @@ class MessageRow(Base):
     completed_at: Mapped[datetime | None]
 
 
+class RunStepRow(Base):
+    """What a run did besides speaking; written with the `run.step` that tells of it."""
+
+    __tablename__ = "run_steps"
+    __table_args__ = (
+        Index("ix_run_steps_run", "run_id", "seq"),
+        Index("ix_run_steps_session", "session_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id", ondelete="CASCADE"))
+    run_id: Mapped[str]
+    kind: Mapped[str]
+    status: Mapped[str]
+    details: Mapped[dict[str, Any]]
+    key: Mapped[str | None]
+    """The upstream's name for it."""
+    response_id: Mapped[str | None]
+    said: Mapped[list[dict[str, Any]]]
+    seq: Mapped[int]
+    begun_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+
 class EventRow(Base):
     """One entry of a session's log; `data` is the exact text that is sent.
 
@@ -287,6 +311,25 @@ class ImportedThreadRow(Base):
     digest: Mapped[bytes] = mapped_column(LargeBinary)
     """Of what the source held: another one means that it has changed since."""
     imported_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class UpstreamTutorRow(Base):
+    """An assistant upstream that stands for a configuration, until it is deleted there."""
+
+    __tablename__ = "upstream_tutors"
+    __table_args__ = (
+        Index(
+            "ix_upstream_tutors_current",
+            "digest",
+            unique=True,
+            postgresql_where="retired_at IS NULL",
+        ),
+    )
+
+    tutor_id: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    retired_at: Mapped[datetime | None]
 
 
 class AnswerRow(Base):

@@ -4,28 +4,19 @@ Events are told apart by their `type` alone. Unknown ones are passed over: the v
 every few months.
 """
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from pydantic_core import from_json
-
-from app.adapters.responses.errors import failure, interrupted, of_response
+from app.adapters.responses.steps import step_of_event
+from app.adapters.wire.errors import UNREADABLE, failure, interrupted, of_response
+from app.adapters.wire.values import load, name, text
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
-from app.domain.text import clean
-from app.ports import Ended, Started, Step, TextDelta, UpstreamEvent
+from app.domain.text import clean_json
+from app.ports import Ended, Started, TextDelta, UpstreamEvent
 
 TEXT_DELTA: Final = "response.output_text.delta"
 REFUSAL_DELTA: Final = "response.refusal.delta"
 ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
-UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What reading data of any other shape raises."""
-_STEP: Final = re.compile(r"response\.(\w+)_call\.(in_progress|completed|failed)")
-_ITEM_STATUSES: Final = {
-    "response.output_item.added": "in_progress",
-    "response.output_item.done": "completed",
-}
 _STATUSES: Final = {
     "completed": RunStatus.COMPLETED,
     "incomplete": RunStatus.INCOMPLETE,
@@ -51,23 +42,25 @@ class ResponseDecoder:
             UpstreamError: The upstream reports an error, or sends what can't be read.
         """
         try:
-            event = _load(data)
+            event = load(data)
             type_: str = event["type"]
             if self._is_repeated(event):
                 return
             if type_ == TEXT_DELTA:
-                yield TextDelta(self._part(event), _text(event["delta"]))
+                yield TextDelta(self._part(event), text(event["delta"]))
             elif type_ == REFUSAL_DELTA:
-                yield TextDelta(self._part(event), _text(event["delta"]), PartKind.REFUSAL)
+                yield TextDelta(self._part(event), text(event["delta"]), PartKind.REFUSAL)
             elif type_ == "response.created":
-                yield Started(_name(event["response"]["id"]))
+                yield Started(name(event["response"]["id"]))
             elif type_ in ENDS:
                 yield ended(event["response"])
             elif type_ == "error":
                 code, retryable = of_response(event)
                 raise failure(code, retryable=retryable, generated=True)
             else:
-                yield from _steps(type_, event)
+                step = step_of_event(type_, event)
+                if step is not None:
+                    yield step
         except UNREADABLE:
             raise interrupted("upstream_garbage") from None
 
@@ -90,23 +83,6 @@ class ResponseDecoder:
         return self._parts.setdefault(key, len(self._parts))
 
 
-def _load(data: bytes) -> Any:
-    # Every token passes here: the standard parser takes five times as long.
-    try:
-        return from_json(data)
-    except ValueError:
-        # It alone takes half a surrogate pair, which one delta may bring and the next complete.
-        return json.loads(data)
-
-
-def _steps(type_: str, event: dict[str, Any]) -> Iterator[Step]:
-    found = _STEP.fullmatch(type_)
-    if found is not None:
-        yield Step(found[1], found[2])
-    elif type_ in _ITEM_STATUSES and event["item"].get("type") == "function_call":
-        yield Step("function", _ITEM_STATUSES[type_])
-
-
 def ended(response: dict[str, Any]) -> Ended:
     """Return how a response that has ended did so."""
     output: list[dict[str, Any]] = response.get("output") or []
@@ -123,9 +99,9 @@ def ended(response: dict[str, Any]) -> Ended:
         status=status,
         content=parts(output),
         usage=_usage(response.get("usage")),
-        tail=None if tail is None else _name(tail),
+        tail=None if tail is None else name(tail),
         tool_calls=calls,
-        incomplete_reason=None if reason is None else _name(reason),
+        incomplete_reason=None if reason is None else name(reason),
         error_code=code,
         retryable=retryable,
     )
@@ -139,17 +115,17 @@ def parts(items: Sequence[dict[str, Any]]) -> list[Part]:
             continue
         for content in item["content"]:
             if content["type"] == "output_text":
-                notes = tuple(_cleaned(note) for note in content.get("annotations") or ())
-                found.append(Part(_text(content["text"]), PartKind.TEXT, notes))
+                notes = tuple(clean_json(note) for note in content.get("annotations") or ())
+                found.append(Part(text(content["text"]), PartKind.TEXT, notes))
             elif content["type"] == "refusal":
-                found.append(Part(_text(content["refusal"]), PartKind.REFUSAL))
+                found.append(Part(text(content["refusal"]), PartKind.REFUSAL))
     return found
 
 
 def tool_calls(items: Sequence[dict[str, Any]]) -> list[ToolCall]:
     """Return the functions that the items ask to have called."""
     return [
-        ToolCall(_name(item["call_id"]), _name(item["name"]), _name(item["arguments"]))
+        ToolCall(name(item["call_id"]), name(item["name"]), name(item["arguments"]))
         for item in items
         if item.get("type") == "function_call"
     ]
@@ -158,32 +134,7 @@ def tool_calls(items: Sequence[dict[str, Any]]) -> list[ToolCall]:
 def _usage(usage: dict[str, Any] | None) -> Usage | None:
     if not usage:
         return None
-    counts = [usage[name] for name in ("input_tokens", "output_tokens", "total_tokens")]
+    counts = [usage[key] for key in ("input_tokens", "output_tokens", "total_tokens")]
     if not all(isinstance(count, int) for count in counts):
         raise TypeError
     return Usage(*counts)
-
-
-def _text(value: object) -> str:
-    """Refuse what is no text. It is cleaned where it is shown: a delta may be half a pair."""
-    if not isinstance(value, str):
-        raise TypeError
-    return value
-
-
-def _name(value: object) -> str:
-    """Return text that is stored as it is: without what Postgres refuses."""
-    return clean(_text(value))
-
-
-def _cleaned(value: Any) -> Any:
-    """Return JSON without what Postgres refuses."""
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [_cleaned(item) for item in items]
-    if isinstance(value, dict):
-        members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {clean(name): _cleaned(member) for name, member in members.items()}
-    return value

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 from pydantic_core import PydanticCustomError
 
 from app.api.compat.errors import WireError
@@ -15,6 +22,7 @@ from app.api.schemas import (
     Text,
 )
 from app.domain.models import Part, Role
+from app.services import actions
 from app.services.threads import Order, Said
 
 MAX_ANSWER_CHARS: Final = 256_000
@@ -62,6 +70,15 @@ def _format(value: Any) -> Any:
             return value
         case _:
             raise PydanticCustomError("invalid", "Must be 'auto', or a format with its 'type'")
+
+
+def _choice(value: Any) -> Any:
+    match cast("object", value):
+        case str() | {"type": "function", "function": {"name": str()}}:
+            return value
+        case _:
+            words = "Must be 'auto', 'none', 'required', or a function with its 'name'"
+            raise PydanticCustomError("invalid", words)
 
 
 NoResources = Annotated[
@@ -195,8 +212,10 @@ class RunBase(Strict):
     stream: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=256)] | None = None
     max_prompt_tokens: Annotated[Any, _only()] = None
-    parallel_tool_calls: Annotated[Any, _only(True)] = None  # noqa: FBT003 - the wire's default
-    tool_choice: Annotated[Any, _only("auto")] = None
+    parallel_tool_calls: bool | None = None
+    tool_choice: (
+        Annotated[Literal["auto", "none", "required"] | Json, AfterValidator(_choice)] | None
+    ) = None
     truncation_strategy: Annotated[
         Any, _only({"type": "auto"}, {"type": "auto", "last_messages": None})
     ] = None
@@ -206,6 +225,10 @@ class RunBase(Strict):
         changes = self.model_dump(include=set(_DEFAULTS), exclude_none=True)
         if self.max_completion_tokens is not None:
             changes["max_output_tokens"] = self.max_completion_tokens
+        if self.tool_choice not in (None, "auto"):
+            changes["tool_choice"] = self.tool_choice
+        if self.parallel_tool_calls is False:
+            changes["parallel_tool_calls"] = False
         return Order(
             assistant_id=self.assistant_id,
             changes=changes,
@@ -227,3 +250,35 @@ class ThreadRunCreate(RunBase):
 
     thread: ThreadCreate | None = None
     tool_resources: NoResources = None
+
+
+class ToolOutput(Strict):
+    """What a function returned; nothing, if it is left out."""
+
+    tool_call_id: Annotated[str, StringConstraints(max_length=128)]
+    output: Text | None = None
+
+
+class ToolOutputsSubmit(Strict):
+    """What all functions returned that a run waits for."""
+
+    tool_outputs: Annotated[list[ToolOutput], Field(max_length=128)]
+    stream: bool | None = None
+
+    def given(self, max_chars: int) -> list[actions.ToolOutput]:
+        """Return the outputs.
+
+        Raises:
+            WireError: They are too long together.
+        """
+        given = [
+            actions.ToolOutput(each.tool_call_id, each.output or "") for each in self.tool_outputs
+        ]
+        if sum(len(each.output) for each in given) > max_chars:
+            raise WireError(
+                f"Invalid 'tool_outputs': too long. Expected at most {max_chars} characters "
+                "of all outputs together.",
+                param="tool_outputs",
+                code="string_above_max_length",
+            )
+        return given

@@ -15,26 +15,13 @@ from app.services.threads import Turn
 POLL_AFTER_MS: Final = 500
 """How soon a poll is worth its while: the SDK's helpers wait this long."""
 
-_RATE_LIMITED: Final = frozenset({"upstream_rate_limited", "upstream_quota"})
+RATE_LIMITED: Final = frozenset({"upstream_rate_limited", "upstream_quota"})
 _INVALID: Final = frozenset({"context_too_long", "upstream_rejected"})
 _ENDED_AT: Final = {
     "completed": "completed_at",
     "failed": "failed_at",
     "cancelled": "cancelled_at",
     "expired": "expires_at",
-}
-_STEP_STATUSES: Final = {
-    "completed": "completed",
-    "incomplete": "completed",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "expired": "expired",
-}
-_STEP_ENDED_AT: Final = {
-    "completed": "completed_at",
-    "failed": "failed_at",
-    "cancelled": "cancelled_at",
-    "expired": "expired_at",
 }
 _CUT_BY: Final = {
     "cancelled": "run_cancelled",
@@ -44,7 +31,8 @@ _CUT_BY: Final = {
 }
 
 
-def _seconds(instant: str | None) -> int | None:
+def seconds(instant: str | None) -> int | None:
+    """An instant as the wire has it."""
     return None if instant is None else int(datetime.fromisoformat(instant).timestamp())
 
 
@@ -54,7 +42,7 @@ def assistant(user: User, found: Assistant) -> JsonObject:
     kept = ("id", "object", "name", "description", "model", "temperature", "top_p")
     return {
         **{name: body[name] for name in kept},
-        "created_at": _seconds(body["created_at"]),
+        "created_at": seconds(body["created_at"]),
         "instructions": body.get("instructions"),
         "tools": body.get("tools", []),
         "tool_resources": body.get("tool_resources", {}),
@@ -68,7 +56,7 @@ def thread(session: Mapping[str, Any]) -> JsonObject:
     return {
         "id": session["id"],
         "object": "thread",
-        "created_at": _seconds(session["created_at"]),
+        "created_at": seconds(session["created_at"]),
         "metadata": session["metadata"],
         "tool_resources": {},
     }
@@ -76,7 +64,7 @@ def thread(session: Mapping[str, Any]) -> JsonObject:
 
 def message(body: Mapping[str, Any], run: Mapping[str, Any] | None) -> JsonObject:
     """A message from its body and that of the run that wrote it, if one did."""
-    status, ended_at = body["status"], _seconds(body["completed_at"])
+    status, ended_at = body["status"], seconds(body["completed_at"])
     reason = None
     if status == "incomplete" and run is not None:
         is_filtered = _incomplete_reason(run) == "content_filter"
@@ -84,7 +72,7 @@ def message(body: Mapping[str, Any], run: Mapping[str, Any] | None) -> JsonObjec
     return {
         "id": body["id"],
         "object": "thread.message",
-        "created_at": _seconds(body["created_at"]),
+        "created_at": seconds(body["created_at"]),
         "thread_id": body["session_id"],
         "assistant_id": run and run["assistant_id"],
         "run_id": body["run_id"],
@@ -141,6 +129,8 @@ def shape(user: User, version: AssistantVersion) -> AssistantConfig:
         top_p=config.top_p,
         response_format=config.response_format,
         max_output_tokens=config.max_output_tokens,
+        tool_choice=config.tool_choice,
+        parallel_tool_calls=config.parallel_tool_calls,
     )
 
 
@@ -151,12 +141,12 @@ def run(body: Mapping[str, Any], config: AssistantConfig) -> JsonObject:
     found: JsonObject = {
         "id": body["id"],
         "object": "thread.run",
-        "created_at": _seconds(body["created_at"]),
+        "created_at": seconds(body["created_at"]),
         "thread_id": body["session_id"],
         "assistant_id": body["assistant_id"],
         "status": status,
-        "started_at": _seconds(body["started_at"]),
-        "expires_at": _seconds(body["expires_at"]),
+        "started_at": seconds(body["started_at"]),
+        "expires_at": seconds(body["expires_at"]),
         "cancelled_at": None,
         "failed_at": None,
         "completed_at": None,
@@ -172,18 +162,18 @@ def run(body: Mapping[str, Any], config: AssistantConfig) -> JsonObject:
         "tools": list(config.tools),
         "tool_resources": {},
         "metadata": body["metadata"],
-        "usage": _usage(body["usage"]),
+        "usage": usage_of(body["usage"]),
         "temperature": config.temperature,
         "top_p": config.top_p,
         "max_prompt_tokens": None,
         "max_completion_tokens": config.max_output_tokens,
         "truncation_strategy": {"type": "auto", "last_messages": None},
         "response_format": config.response_format,
-        "tool_choice": "auto",
-        "parallel_tool_calls": True,
+        "tool_choice": config.tool_choice or "auto",
+        "parallel_tool_calls": config.parallel_tool_calls is not False,
     }
     if status in _ENDED_AT:
-        found[_ENDED_AT[status]] = _seconds(body["ended_at"])
+        found[_ENDED_AT[status]] = seconds(body["ended_at"])
     return found
 
 
@@ -193,12 +183,13 @@ def _incomplete_reason(run: Mapping[str, Any]) -> str | None:
 
 
 def _error_code(code: str) -> str:
-    if code in _RATE_LIMITED:
+    if code in RATE_LIMITED:
         return "rate_limit_exceeded"
     return "invalid_prompt" if code in _INVALID else "server_error"
 
 
-def _usage(usage: Mapping[str, int] | None) -> JsonObject | None:
+def usage_of(usage: Mapping[str, int] | None) -> JsonObject | None:
+    """Tokens in the wire's words."""
     if usage is None:
         return None
     return {
@@ -206,45 +197,6 @@ def _usage(usage: Mapping[str, int] | None) -> JsonObject | None:
         "completion_tokens": usage["output_tokens"],
         "total_tokens": usage["total_tokens"],
     }
-
-
-def step_id(run_id: str) -> str:
-    """Return the id of the step in which a run writes its answer."""
-    return f"step_{run_id.partition('_')[2]}"
-
-
-def step(run: Mapping[str, Any], message_id: str, begun_at: str | None) -> JsonObject:
-    """The step in which a run writes its message, from the run's body."""
-    status = _STEP_STATUSES.get(run["status"], "in_progress")
-    error, usage = run["last_error"], None if status == "in_progress" else run["usage"]
-    found: JsonObject = {
-        "id": step_id(run["id"]),
-        "object": "thread.run.step",
-        "created_at": _seconds(begun_at or run["started_at"] or run["created_at"]),
-        "run_id": run["id"],
-        "assistant_id": run["assistant_id"],
-        "thread_id": run["session_id"],
-        "type": "message_creation",
-        "status": status,
-        "cancelled_at": None,
-        "completed_at": None,
-        "expired_at": None,
-        "failed_at": None,
-        "last_error": None,
-        "step_details": {
-            "type": "message_creation",
-            "message_creation": {"message_id": message_id},
-        },
-        "metadata": {},
-        "usage": _usage(usage),
-    }
-    if error is not None and status == "failed":
-        limited = error["code"] in _RATE_LIMITED
-        code = "rate_limit_exceeded" if limited else "server_error"
-        found["last_error"] = {"code": code, "message": error["message"]}
-    if status in _STEP_ENDED_AT:
-        found[_STEP_ENDED_AT[status]] = _seconds(run["ended_at"])
-    return found
 
 
 def turn(found: Turn) -> JsonObject:

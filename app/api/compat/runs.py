@@ -16,7 +16,14 @@ from app.api.compat.translate import Translator, block
 from app.api.deps import PageOf, RunId, Services
 from app.api.stream import EventStreamResponse
 from app.container import ApiServices
-from app.domain.errors import NotFoundError, NothingToAnswerError, RunEndedError, SessionBusyError
+from app.domain.errors import (
+    NoActionRequiredError,
+    NotFoundError,
+    NothingToAnswerError,
+    RunEndedError,
+    SessionBusyError,
+    ToolOutputsMismatchError,
+)
 from app.domain.models import AssistantConfig, Run, User
 from app.services.threads import NO_ASSISTANT
 
@@ -139,6 +146,41 @@ async def cancel_run(
         ended = await services.runs.get(user, thread_id, run_id)
         raise WireError(f"Cannot cancel run with status '{ended.status}'.") from None
     return await _answer(services, user, run)
+
+
+@router.post(f"{_RUNS}/{{run_id}}/submit_tool_outputs")
+async def submit_tool_outputs(
+    user: Caller,
+    services: Services,
+    thread_id: ThreadId,
+    run_id: RunId,
+    wanted: bodies.ToolOutputsSubmit,
+) -> Response:
+    """Take what the functions returned; the run goes on, with `stream` in a second stream."""
+    given = wanted.given(services.users.limits.tool_output_chars)
+    try:
+        submitted = await services.actions.submit(
+            user, thread_id, run_id, given, wants_stream=bool(wanted.stream)
+        )
+    except NoActionRequiredError as error:
+        words = f'Runs in status "{error.status}" do not accept tool outputs.'
+        raise WireError(words) from None
+    except ToolOutputsMismatchError as error:
+        # What else a client may send for an id is not repeated.
+        got = [call_id if call_id in error.open_calls else "…" for call_id in error.given]
+        raise WireError(
+            f"Expected tool outputs for call_ids {list(error.open_calls)}, got {got}",
+            param="tool_outputs",
+        ) from None
+    run = submitted.run
+    if not wanted.stream:
+        return await _answer(services, user, run)
+    begun = (submitted.seq, -1)
+    translator = Translator(await _config(services, user, run), after=begun, reopens=True)
+    stream = await services.relay.follow_run(user, thread_id, run_id, after=None)
+    if stream is None:
+        raise NotFoundError
+    return EventStreamResponse(stream, translator=translator)
 
 
 @router.get(f"{_RUNS}/{{run_id}}/events")

@@ -22,7 +22,18 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HERE = Path(__file__).parent
 DELTA = {"event": "response.output_text.delta", "nth": 3}
 STALL: dict[str, Any] = {"type": "stall", "at": DELTA, "seconds": 60}
-ID = re.compile(r"\b(asst|sess|msg|run|step)_[0-9a-f]{24}\b")
+ID = re.compile(r"\b(asst|sess|msg|run|step|call)_[0-9A-Za-z]{24}\b")
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "calculate"}},
+    {
+        "type": "function",
+        "function": {
+            "name": "plot",
+            "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}},
+        },
+    },
+]
+CALLING = "Announce: calculate `1/3 + 1/6` and plot `x + 1`"
 LATELY = 1_700_000_000
 TOLD = {"prompt_tokens", "completion_tokens", "total_tokens"}
 
@@ -93,18 +104,48 @@ async def _cancelled(student: Student) -> str:
     return written(blocks_of(read))
 
 
+async def _requires_action(student: Student) -> str:
+    """Two calls: the server's own, and the client's."""
+    return written(await student.streamed(tools=TOOLS))
+
+
+async def _submitted(student: Student) -> str:
+    """The second stream: from the outputs to the end."""
+    blocks = await student.streamed(tools=TOOLS)
+    waiting = json.loads(blocks[-2].data)
+    (call,) = waiting["required_action"]["submit_tool_outputs"]["tool_calls"]
+    given = [{"tool_call_id": call["id"], "output": "A line."}]
+    url = student.url(f"runs/{waiting['id']}/submit_tool_outputs")
+    text = await student.read("POST", url, json={"tool_outputs": given, "stream": True})
+    return written(blocks_of(text))
+
+
+async def _tool_cancelled(student: Student) -> str:
+    """A run that waits for its client, which cancels it: what follows."""
+    blocks = await student.streamed(tools=TOOLS)
+    run_id = json.loads(blocks[-2].data)["id"]
+    assert (await student.http.post(student.url(f"runs/{run_id}/cancel"))).status_code == 200
+    headers = {"Last-Event-ID": str(blocks[-2].id)}
+    text = await student.read("GET", student.url(f"runs/{run_id}/events"), headers=headers)
+    return written(blocks_of(text))
+
+
 SCENARIOS: dict[str, Callable[[Student], Awaitable[str]]] = {
     "completed": _whole,
     "failed": _failed,
     "expired": _expired,
     "cancelled": _cancelled,
+    "requires_action": _requires_action,
+    "submitted": _submitted,
+    "tool_cancelled": _tool_cancelled,
 }
+QUESTIONS = dict.fromkeys(("requires_action", "submitted", "tool_cancelled"), CALLING)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_a_stream_is_as_recorded(stack: Stack, name: str) -> None:
     student = Student(stack)
-    await student.arrive()
+    await (student.arrive(QUESTIONS[name]) if name in QUESTIONS else student.arrive())
     found = await SCENARIOS[name](student)
     await student.close()
     file = HERE / f"{name}.txt"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
-from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.responses.upstream import ResponsesUpstream
+from app.adapters.wire.client import UpstreamConfig
 from app.domain.errors import UpstreamError
 from app.domain.models import AssistantConfig, Role
 from app.ports import Ended, Generation, Started, TextDelta, Turn, UpstreamEvent

@@ -29,6 +29,32 @@ for await (const message of threads.messages.list(thread.id, { limit: 1, order: 
   paged.push(message.role);
 }
 
+const plotter = await assistants.create({
+  model: "gpt-4o-mini",
+  tools: [
+    { type: "function", function: { name: "calculate" } },
+    { type: "function", function: { name: "plot", parameters: { type: "object", properties: {} } } },
+  ],
+});
+const content = "Announce: calculate `1/3 + 1/6` and plot a line";
+const other = await threads.create({ messages: [{ role: "user", content }] });
+const calls = [];
+const first = threads.runs
+  .stream(other.id, { assistant_id: plotter.id })
+  .on("toolCallDone", (call) => calls.push(call.function.name));
+const waiting = await first.finalRun();
+assert.equal(waiting.status, "requires_action");
+const tool_outputs = waiting.required_action.submit_tool_outputs.tool_calls.map((call) => ({
+  tool_call_id: call.id,
+  output: `The ${call.function.name} was made.`,
+}));
+let told = "";
+const second = threads.runs
+  .submitToolOutputsStream(waiting.id, { thread_id: other.id, tool_outputs })
+  .on("textDelta", (delta) => (told += delta.value ?? ""));
+assert.equal((await second.finalRun()).status, "completed");
+const tools = { calls: [...new Set(calls)], told };
+
 const errors = [];
 for (const call of [
   () => threads.runs.cancel(final.id, { thread_id: thread.id }),
@@ -40,4 +66,4 @@ for (const call of [
 }
 
 const answers = [polled.content[0].text.value, deltas];
-console.log(JSON.stringify({ answers, events, paged, errors }));
+console.log(JSON.stringify({ answers, events, paged, errors, tools }));

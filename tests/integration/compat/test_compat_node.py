@@ -48,6 +48,9 @@ async def test_the_sdk_for_javascript(shared: Stack, tmp_path: Path) -> None:
     assert all("241" in answer for answer in found["answers"])
     assert found["events"] == [f"thread.{name}" for name in PLAIN[:-1]]
     assert found["paged"] == ["user", "assistant", "user", "assistant"]
+    assert found["tools"]["calls"] == ["calculate", "plot"]
+    assert '"value":"1/2"' in found["tools"]["told"]
+    assert "The plot was made." in found["tools"]["told"]
     assert found["errors"] == [
         ["BadRequestError", 400],
         ["NotFoundError", 404],

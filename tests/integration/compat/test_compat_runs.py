@@ -208,9 +208,6 @@ async def test_polls_say_when_to_come_back(sdk: AsyncOpenAI, thread_id: str) -> 
 
 UNSUPPORTED: list[dict[str, Any]] = [
     {"max_prompt_tokens": 1000},
-    {"tool_choice": "none"},
-    {"tool_choice": {"type": "function", "function": {"name": "plot"}}},
-    {"parallel_tool_calls": False},
     {"truncation_strategy": {"type": "last_messages", "last_messages": 3}},
     {"reasoning_effort": "low"},
 ]

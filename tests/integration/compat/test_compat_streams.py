@@ -58,9 +58,9 @@ class Student:
         )
         self.thread = self.tutor = ""
 
-    async def arrive(self) -> None:
-        self.tutor = await tutor(self.sdk, instructions="Be kind.")
-        question = f"Please solve {EQUATION}, says {self.word}"
+    async def arrive(self, question: str = f"Please solve {EQUATION}", **fields: Any) -> None:
+        self.tutor = await tutor(self.sdk, instructions="Be kind.", **fields)
+        question += f", says {self.word}"
         thread = await self.sdk.beta.threads.create(
             messages=[{"role": "user", "content": question}]
         )

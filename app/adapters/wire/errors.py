@@ -3,6 +3,9 @@
 Those may hold the student's text, or a part of the key.
 """
 
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,8 +20,15 @@ from app.domain.errors import (
     UpstreamInterruptedError,
 )
 
+UNREADABLE: Final = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading data of any other shape raises."""
 MAX_RETRY_AFTER: Final = timedelta(minutes=10)
 
+TUTOR_LOST: Final = "upstream_tutor_lost"
+"""The code for an assistant that is not upstream any more."""
+_BUSY: Final = re.compile(r"already has an active run|while a run \S+ is active")
+"""What servers of threads and runs say of a busy one; they give it no code."""
+_MISSING: Final = re.compile(r"\b(assistant|thread)\b")
 _NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 _WORDS: Final = {
@@ -31,6 +41,7 @@ _WORDS: Final = {
     "upstream_rate_limited": "The tutor is being asked too much at once.",
     "upstream_rejected": "The tutor could not take this request.",
     "upstream_timeout": "The tutor took too long to begin or to go on.",
+    TUTOR_LOST: "The tutor is not known upstream any more.",
     "upstream_unavailable": "The tutor is not available for the moment.",
 }
 
@@ -77,6 +88,22 @@ def translate(
     return interrupted("upstream_garbage")
 
 
+@contextmanager
+def translated() -> Generator[None]:
+    """Raise the domain's errors for the vendor's, and for answers of an unknown shape."""
+    try:
+        yield
+    except openai.InternalServerError as error:
+        # A gateway may say so of a generation that goes on behind it.
+        failed = translate(error)
+        failed.generated = True
+        raise failed from None
+    except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError) as error:
+        raise translate(error) from None
+    except UNREADABLE:
+        raise interrupted("upstream_garbage") from None
+
+
 def _of_status(error: openai.APIStatusError) -> UpstreamError:
     status = error.status_code
     by_status: dict[int, UpstreamError] = {
@@ -97,7 +124,7 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
 
 
 def _of_bad_request(error: openai.APIStatusError) -> UpstreamError:
-    if error.code == "conversation_locked":
+    if error.code == "conversation_locked" or _BUSY.search(error.message):
         return ThreadBusyError(retryable=True, retry_after=_retry_after(error))
     if error.code == "context_length_exceeded":
         return failure("context_too_long")
@@ -110,6 +137,12 @@ def _of_bad_request(error: openai.APIStatusError) -> UpstreamError:
 def _of_missing(error: openai.APIStatusError) -> UpstreamError:
     if error.param == "conversation" or "onversation" in error.message:
         return ThreadLostError(retryable=True)
+    sought = None if error.code else _MISSING.search(error.message.casefold())
+    if sought is not None:
+        is_thread = sought[0] == "thread"
+        return (
+            ThreadLostError(retryable=True) if is_thread else failure(TUTOR_LOST, retryable=True)
+        )
     return failure("upstream_not_found")
 
 
@@ -129,7 +162,7 @@ def _retry_after(error: openai.APIStatusError) -> timedelta | None:
 
 
 def of_response(error: dict[str, Any] | None) -> tuple[str, bool]:
-    """Return code and retryability of a response's own `error` object."""
+    """Return code and retryability of a response's `error`, or of a run's `last_error`."""
     code = (error or {}).get("code")
     if code == "rate_limit_exceeded":
         return "upstream_rate_limited", True

@@ -1,0 +1,1 @@
+"""The Assistants dialect (threads and runs), behind `ports.Upstream`."""

@@ -1,0 +1,52 @@
+"""Items of a response that are no messages, as steps: what the tutor did besides speaking."""
+
+from typing import Any, Final
+
+from app.domain.models import ToolCall
+from app.domain.steps import FUNCTION, StepStatus, call_details
+from app.domain.text import clean, clean_json
+from app.ports import Step
+
+ITEM_EVENTS: Final = {
+    "response.output_item.added": StepStatus.IN_PROGRESS,
+    "response.output_item.done": StepStatus.COMPLETED,
+}
+_CALL: Final = "_call"
+
+
+def step_of_event(type_: str, event: dict[str, Any]) -> Step | None:
+    """Return the step that an item's beginning or end tells of, if it is no message.
+
+    The dialect has more events between the two; the item's own account at its end holds it all.
+    """
+    status = ITEM_EVENTS.get(type_) if type_.startswith("response.") else None
+    if status is None:
+        return None
+    item: dict[str, Any] = event["item"]
+    kind, name = item.get("type", ""), item.get("id")
+    if kind == "function_call":
+        # It goes on until somebody has called it.
+        return Step(clean(item["call_id"]), FUNCTION, StepStatus.IN_PROGRESS, _calls(item))
+    if not kind.endswith(_CALL) or not name:
+        return None
+    if status is StepStatus.COMPLETED and item.get("status") in {"failed", "incomplete"}:
+        status = StepStatus.FAILED
+    kind = clean(kind.removesuffix(_CALL))
+    return Step(clean(name), kind, status, clean_json(_details(kind, item)))
+
+
+def _details(kind: str, item: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of an item so far, in the form that `RunStep` documents."""
+    match kind:
+        case "code_interpreter":
+            found = {"input": item.get("code"), "outputs": item.get("outputs")}
+        case "file_search":
+            found = {"queries": item.get("queries"), "results": item.get("results")}
+        case _:
+            found = {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _calls(item: dict[str, Any]) -> dict[str, Any]:
+    name, arguments = clean(item["name"]), clean(item.get("arguments") or "")
+    return call_details([ToolCall(clean(item["call_id"]), name, arguments)])

@@ -1,0 +1,1 @@
+"""The server's own tools: typed functions that a tutor may have called."""

@@ -1,0 +1,1 @@
+"""What all dialects of the vendor's wire have in common: client, raw streams, errors, values."""
