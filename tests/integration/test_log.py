@@ -15,7 +15,7 @@ import pytest
 
 from app.adapters.postgres.clock import TRUSTED_S, DatabaseClock
 from app.adapters.postgres.database import PostgresDatabase
-from app.adapters.postgres.log import _DELTAS
+from app.adapters.postgres.log import _DELTAS, _WRITE
 from app.adapters.postgres.wakeups import CHANNELS, MAX_PAYLOAD_BYTES, PostgresWakeUps
 from app.domain.events import Delta, RunChanged, StepChanged
 from app.domain.models import Part, Principal, Run, RunStatus, User
@@ -31,6 +31,10 @@ from tests.conftest import NewDatabase
 from tests.stack import until
 
 LEASE = timedelta(seconds=30)
+WRITTEN = (
+    "places", "events", "new_runs", "new_messages", "runs", "messages", "notes", "steps",
+    "no_steps",
+)  # fmt: skip
 LIMITS = Limits(message_chars=32_000, queued_runs_per_session=100, queued_runs=10_000, streams=20)
 
 
@@ -375,10 +379,15 @@ async def test_a_plan_made_on_small_tables_does_not_read_all_of_large_ones(desk:
         kinds = "text[], bigint[], text[], bigint[], text[], timestamptz"
         await driver.execute(f"PREPARE tick ({kinds}) AS {_DELTAS}")
         rows = await driver.fetch("EXPLAIN EXECUTE tick ('{}', '{}', '{}', '{}', '{}', now())")
-        await driver.execute("DEALLOCATE tick; RESET plan_cache_mode")
+        await driver.execute("DEALLOCATE tick")
+        await driver.execute(f"PREPARE write (text) AS {_WRITE}")
+        nothing = json.dumps({key: [] for key in WRITTEN})
+        written = await driver.fetch(f"EXPLAIN EXECUTE write ('{nothing}')")
+        await driver.execute("DEALLOCATE write; RESET plan_cache_mode")
     plan = "\n".join(row[0] for row in rows)
     assert "Index Scan" in plan
     assert "Seq Scan" not in plan
+    assert "Seq Scan on run_steps" not in "\n".join(row[0] for row in written)
 
 
 async def _someone_waits_for_a_lock(desk: Desk) -> None:

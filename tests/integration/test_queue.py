@@ -5,16 +5,18 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from app.domain.events import Delta, MessageChanged, RunChanged
-from app.domain.models import Message, MessageStatus, Part, Role, Run, RunStatus, User
-from app.ports import Append, Claim
+from app.domain.models import Message, MessageStatus, Part, Role, Run, RunStatus, ToolCall, User
+from app.ports import Append, Claim, Thread, ThreadMark
+from app.services.actions import ActionService, ToolOutput
 from app.services.queue import QueueService
 from app.services.runs import OnActiveRun
 from tests.conftest import NewDatabase
-from tests.integration.test_log import Desk, desk_on
+from tests.integration.test_log import Desk, a_step, desk_on
 
 LONG_AGO = "UPDATE runs SET lease_expires_at = now() - interval '1 second' WHERE id = $1"
 # A young server reaps nobody; a lease shorter than its age is needed to see that it reaps.
@@ -319,3 +321,61 @@ async def test_what_a_tutor_said_before_it_waited_for_a_function_ends_with_the_r
     own = [event.type for event in await desk.events(session) if event.run_id == run.id]
     status = "expired" if how == "expired" else "cancelled"
     assert own[-2:] == ["message.incomplete", f"run.{status}"]
+
+
+async def test_a_run_whose_time_is_up_while_its_outputs_wait_expires(desk: Desk) -> None:
+    user, session = await desk.session()
+    run = await desk.waiting(user, session)
+    queue = desk.queue("worker_a")
+    (claim,) = await queue.claim(1)
+    call = ToolCall("call_1", "plot", "{}")
+    asks = RunChanged(replace(claim.run, status=RunStatus.REQUIRES_ACTION, tool_calls=(call,)))
+    append = Append(session, [asks], run_id=run.id, fence=claim.fence)
+    assert not await desk.append(append)
+    relay: Any = None
+    given = [ToolOutput("call_1", "Drawn.")]
+    submitted = await ActionService(desk.database, relay).submit(user, session, run.id, given)
+    assert (submitted.run.status, submitted.run.tool_calls) == (RunStatus.QUEUED, ())
+    later = await desk.waiting(user, session)
+    await desk.execute("UPDATE runs SET expires_at = now() WHERE id = $1", run.id)
+    assert await queue.expire_overdue() == 1
+    ended = await desk.runs.get(user, session, run.id)
+    assert (ended.status, ended.last_error and ended.last_error.code) == (
+        RunStatus.EXPIRED,
+        "run_timeout",
+    )
+    # The session is free for what waits, in another thread.
+    (after,) = await queue.claim(5)
+    assert (after.run.id, after.thread.thread_id) == (later.id, None)
+
+
+async def test_a_run_goes_on_with_its_outputs_before_what_waits_longer(desk: Desk) -> None:
+    user, session = await desk.session()
+    run = await desk.waiting(user, session)
+    (claim,) = await desk.queue("worker_a").claim(1)
+    call = ToolCall("call_1", "plot", "{}")
+    asks = RunChanged(replace(claim.run, status=RunStatus.REQUIRES_ACTION, tool_calls=(call,)))
+    mark = ThreadMark("conv_1", run.turn, "fc_1")
+    append = Append(
+        session, [asks], run_id=run.id, fence=claim.fence, response_id="resp_1", thread=mark
+    )
+    assert not await desk.append(append)
+    later = await desk.waiting(user, session)
+    queue = desk.queue("worker_b")
+    assert await queue.claim(5) == []
+    relay: Any = None
+    given = [ToolOutput("call_1", "Drawn.")]
+    await ActionService(desk.database, relay).submit(user, session, run.id, given)
+    (resumed,) = await queue.claim(5)
+    assert (resumed.run.id, resumed.run.attempts) == (run.id, 2)
+    assert (resumed.is_takeover, resumed.response_id) == (False, None)
+    assert resumed.thread == Thread("conv_1", run.turn, "fc_1")
+    assert resumed.fence == claim.fence + 1
+    assert resumed.run.expires_at == claim.run.expires_at
+    late = Append(session, [a_step(session, run.id)], run_id=run.id, fence=claim.fence)
+    assert await desk.append(late) == [late]
+    assert await queue.claim(5) == []
+    done = RunChanged(replace(resumed.run, status=RunStatus.COMPLETED))
+    end = Append(session, [done], run_id=run.id, fence=resumed.fence)
+    assert not await desk.append(end)
+    assert [each.run.id for each in await queue.claim(5)] == [later.id]

@@ -266,7 +266,18 @@ async def calls_upstream(stack: Stack, session: str) -> tuple[int, int]:
     return kinds.count("function_call"), kinds.count("function_call_output")
 
 
-@pytest.mark.parametrize("when", ["it waits", "its outputs are in"])
+async def forget_calls(stack: Stack, session: str) -> None:
+    """Delete the calls from the session's thread."""
+    query = "SELECT upstream_thread_id FROM sessions WHERE id = $1"
+    thread = await stack.fetchval(query, session)
+    url = f"http://127.0.0.1:{stack.sandbox_port}/v1/conversations/{thread}/items"
+    client = stack.client()
+    for item in (await client.http.get(url, params={"limit": 100})).json()["data"]:
+        if item["type"] == "function_call":
+            assert (await client.http.delete(f"{url}/{item['id']}")).is_success
+
+
+@pytest.mark.parametrize("when", ["it waits", "its outputs are in", "its calls are gone"])
 @pytest.mark.parametrize("rounds", [1, 2])
 async def test_a_thread_that_is_lost_between_rounds_is_filled_with_the_calls(
     stack: Stack, when: str, rounds: int
@@ -278,6 +289,8 @@ async def test_a_thread_that_is_lost_between_rounds_is_filled_with_the_calls(
     mark = f"mark{uuid.uuid4().hex}"
     if when == "it waits":
         await stack.admin("POST", "reset")
+    elif when == "its calls are gone":
+        await forget_calls(stack, session)
     else:
         lost = {"type": "status", "status": 404, "message": "Conversation with id 'x' not found."}
         rule = {"method": "POST", "path": "/v1/responses", "text": mark, "action": lost}

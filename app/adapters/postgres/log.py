@@ -112,9 +112,9 @@ WITH placed AS (
     SET status = excluded.status, details = excluded.details, said = excluded.said,
         response_id = excluded.response_id, ended_at = excluded.ended_at
 ), withdrawn_steps AS (
-    DELETE FROM run_steps s USING placed p
-    WHERE s.session_id = p.id
-        AND s.id IN (SELECT jsonb_array_elements_text($1::jsonb -> 'no_steps'))
+    DELETE FROM run_steps
+    WHERE id = ANY (ARRAY(SELECT jsonb_array_elements_text($1::jsonb -> 'no_steps')))
+        AND session_id IN (SELECT id FROM placed)
 ), retired AS (
     UPDATE upstream_threads t SET retired_at = now()
     FROM placed p WHERE p.is_lost AND t.session_id = p.id AND t.retired_at IS NULL

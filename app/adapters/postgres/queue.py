@@ -104,10 +104,12 @@ WITH ours AS (
 SELECT EXISTS (SELECT FROM ours)
 """
 
+# Each status by itself: that is how the partial indexes are found.
 _OVERDUE = """
 SELECT r.* FROM runs r JOIN sessions s ON s.id = r.session_id
 WHERE (r.status = 'queued' AND r.expires_at IS NULL AND r.created_at < now() - $1::interval
-        OR r.status IN ('queued', 'requires_action') AND r.expires_at < now())
+        OR r.status = 'queued' AND r.expires_at < now()
+        OR r.status = 'requires_action' AND r.expires_at < now())
     AND s.deleted_at IS NULL
 ORDER BY s.id LIMIT $2
 FOR UPDATE OF s, r SKIP LOCKED

@@ -128,8 +128,9 @@ def _of_bad_request(error: openai.APIStatusError) -> UpstreamError:
         return ThreadBusyError(retryable=True, retry_after=_retry_after(error))
     if error.code == "context_length_exceeded":
         return failure("context_too_long")
-    if "No tool output found" in error.message:
-        # An orphan function call bricks a conversation for good.
+    if "No tool output found" in error.message or "No tool call found" in error.message:
+        # An orphan function call bricks a conversation for good; one that was taken out of it
+        # can't be answered there.
         return ThreadLostError(retryable=True)
     return failure("upstream_rejected")
 

@@ -11,7 +11,7 @@ from openai.types.beta.threads.run_submit_tool_outputs_params import ToolOutput
 from openai.types.beta.threads.runs import RunStep, ToolCall, ToolCallDelta
 
 from tests.integration.compat.conftest import tutor
-from tests.stack import Stack, blocks_of
+from tests.stack import Stack, blocks_of, until
 
 PLOT: Any = {
     "type": "function",
@@ -282,6 +282,29 @@ async def test_a_thread_whose_run_waits_takes_nothing_else_until_it_is_cancelled
     steps = (await sdk.beta.threads.runs.steps.list(run.id, thread_id=run.thread_id)).data
     assert [(step.type, step.status) for step in steps] == [("tool_calls", "cancelled")]
     assert steps[0].cancelled_at is not None
+    await sdk.beta.threads.messages.create(run.thread_id, role="user", content="What is 20 + 22?")
+    after = await sdk.beta.threads.runs.create_and_poll(
+        thread_id=run.thread_id, assistant_id=run.assistant_id, poll_interval_ms=50
+    )
+    assert "42" in "".join(await texts(sdk, after))
+
+
+async def test_a_run_whose_tools_are_never_called_expires_and_the_thread_goes_on(
+    shared: Stack, sdk: AsyncOpenAI
+) -> None:
+    run = await waiting(sdk, "plot `x`", PLOT)
+    # Its ten minutes pass.
+    query = "UPDATE runs SET expires_at = now() WHERE id = $1 RETURNING id"
+    assert await shared.fetchval(query, run.id) == run.id
+
+    async def is_over() -> Run | None:
+        found = await sdk.beta.threads.runs.retrieve(run.id, thread_id=run.thread_id)
+        return None if found.status == "requires_action" else found
+
+    expired: Run = await until(is_over, within=60)
+    assert (expired.status, expired.required_action) == ("expired", None)
+    steps = (await sdk.beta.threads.runs.steps.list(run.id, thread_id=run.thread_id)).data
+    assert [(step.type, step.status) for step in steps] == [("tool_calls", "expired")]
     await sdk.beta.threads.messages.create(run.thread_id, role="user", content="What is 20 + 22?")
     after = await sdk.beta.threads.runs.create_and_poll(
         thread_id=run.thread_id, assistant_id=run.assistant_id, poll_interval_ms=50
