@@ -78,6 +78,7 @@ class Batch:
         self._runs: dict[str, dict[str, Any]] = {}
         self._notes: dict[str, dict[str, Any]] = {}
         """The answer's and the generation's id, by run."""
+        self._responses: list[dict[str, str]] = []
 
     def take(self, append: Append) -> bool:
         """Stamp an append's drafts, and note what they change; False if its fence refuses it."""
@@ -88,6 +89,8 @@ class Batch:
         append.stamped.clear()
         if append.response_id is not None and append.run_id is not None:
             self._note(append.run_id, "response_id", append.response_id)
+            kept = {"session_id": append.session_id, "response_id": append.response_id}
+            self._responses.append(kept)
         for draft in append.drafts:
             place.last_seq += 1
             self._events.append(_stamp(append, draft, place.last_seq, place.at))
@@ -142,6 +145,7 @@ class Batch:
                 "runs": list(self._runs.values()),
                 "messages": list(self._messages.values()),
                 "notes": list(self._notes.values()),
+                "responses": self._responses,
             }
         )
 
