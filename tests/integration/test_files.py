@@ -1,8 +1,5 @@
 """A user's files: sent through, owned here, shown to the tutor, deleted everywhere."""
 
-import asyncio
-import json
-import uuid
 from typing import Any
 
 import httpx2

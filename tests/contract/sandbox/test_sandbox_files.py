@@ -7,7 +7,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from app.sandbox.config import SandboxConfig
-from tests.contract.sandbox.conftest import KEY, Sandbox, serving
+from tests.contract.sandbox.conftest import KEY, MODEL, Sandbox, serving
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8
 
@@ -129,3 +129,38 @@ async def test_memory_for_files_is_bounded() -> None:
                 await client.files.create(file=("z", b"x" * 200_000), purpose="user_data")
             await client.files.delete(first.id)
             await client.files.create(file=("y", b"x" * 1000), purpose="user_data")
+
+
+async def test_a_text_that_is_attached_is_read_and_a_picture_is_not(client: AsyncOpenAI) -> None:
+    text = await client.files.create(file=("q.txt", b"why is 2x = 6?"), purpose="user_data")
+    picture = await client.files.create(file=("q.png", PICTURE), purpose="vision")
+    content: list[Any] = [
+        {"type": "input_text", "text": "look"},
+        {"type": "input_file", "file_id": text.id},
+    ]
+    asked: Any = [{"role": "user", "content": content}]
+    answer = await client.responses.create(model=MODEL, input=asked)
+    assert "look\nwhy is 2x = 6?" in answer.output_text
+    assert "can't look at pictures" not in answer.output_text
+    content.append({"type": "input_image", "file_id": picture.id, "detail": "auto"})
+    answer = await client.responses.create(model=MODEL, input=asked)
+    assert "can't look at pictures" in answer.output_text
+    assert "2x = 6" in answer.output_text
+
+
+async def test_what_is_not_there_or_no_picture_is_refused(client: AsyncOpenAI) -> None:
+    text = await client.files.create(file=("q.txt", b"2x = 6"), purpose="user_data")
+    for part in (
+        {"type": "input_file", "file_id": "file-none"},
+        {"type": "input_image", "file_id": text.id, "detail": "auto"},
+    ):
+        asked: Any = [{"role": "user", "content": [part]}]
+        with pytest.raises(openai.BadRequestError):
+            await client.responses.create(model=MODEL, input=asked)
+        with pytest.raises(openai.BadRequestError):
+            await client.conversations.create(items=asked)
+    asked = [{"role": "user", "content": [{"type": "input_file", "file_id": text.id}]}]
+    opened = await client.conversations.create(items=asked)
+    await client.files.delete(text.id)
+    with pytest.raises(openai.BadRequestError, match="were not found"):
+        await client.responses.create(model=MODEL, input="and?", conversation=opened.id)
