@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from pydantic import SecretStr
 
+from app.adapters.files import FilesConfig, WireFiles
 from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
 from app.adapters.postgres.database import PostgresDatabase
@@ -17,10 +18,12 @@ from app.adapters.postgres.wakeups import PostgresWakeUps
 from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
 from app.domain import ids
-from app.ports import Database, TokenVerifier, Upstream, WakeUps
+from app.ports import Database, TokenVerifier, Upstream, UpstreamFiles, WakeUps
 from app.services.assistants import AssistantService
 from app.services.crowd import Crowd
+from app.services.erasure import ErasureService, Receipt
 from app.services.execution import Executor
+from app.services.files import FileLimits, FileService
 from app.services.health import HealthService
 from app.services.publisher import Publisher
 from app.services.queue import QueuePolicy, QueueService
@@ -53,6 +56,7 @@ class ApiServices:
     runs: RunService
     threads: ThreadService
     tickets: TicketService
+    files: FileService
     relay: Relay
     health: HealthService
 
@@ -78,10 +82,14 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         queued_runs_per_session=settings.max_queued_runs_per_session,
         queued_runs=settings.max_queued_runs_per_user,
         streams=settings.max_streams_per_user,
+        file_bytes=settings.max_file_bytes,
+        files=settings.max_files_per_user,
+        files_bytes=settings.max_files_bytes_per_user,
     )
     relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
     runs = RunService(database, relay, limits, Crowd(settings.max_queued_runs))
     assistants = AssistantService(database, own_allowed=settings.compat_assistants)
+    upstream_files = make_upstream_files(settings)
     try:
         yield ApiServices(
             users=UserService(database, token_verifier(settings), limits),
@@ -90,10 +98,12 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
             runs=runs,
             threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
+            files=FileService(database, upstream_files, _file_limits(settings)),
             relay=relay,
             health=HealthService(database),
         )
     finally:
+        await upstream_files.aclose()
         await database.aclose()
 
 
@@ -102,6 +112,7 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
     database = _database(settings, patience_s=WORKER_PATIENCE_S)
     upstream = make_upstream(settings)
+    upstream_files = make_upstream_files(settings)
     publisher = Publisher(database)
     policy = QueuePolicy(
         lease=settings.run_lease,
@@ -118,11 +129,12 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
             queue=QueueService(database, worker_id, policy),
             publisher=publisher,
             executor=executor,
-            upkeep=UpkeepService(database, upstream, retention=retention),
+            upkeep=UpkeepService(database, upstream, upstream_files, retention=retention),
             wakeups=_wakeups(settings),
             database=database,
         )
     finally:
+        await upstream_files.aclose()
         await upstream.aclose()
         await database.aclose()
 
@@ -140,6 +152,34 @@ def _database(settings: Settings, *, patience_s: float) -> PostgresDatabase:
 def _wakeups(settings: Settings) -> PostgresWakeUps:
     pooled = False if settings.database_direct_url else None
     return PostgresWakeUps(settings.direct_database(), pooled=pooled)
+
+
+def _file_limits(settings: Settings) -> FileLimits:
+    return FileLimits(
+        size=settings.max_file_bytes,
+        types=settings.media_types,
+        files=settings.max_files_per_user,
+        total=settings.max_files_bytes_per_user,
+        uploads=settings.max_uploads,
+    )
+
+
+def make_upstream_files(settings: Settings) -> UpstreamFiles:
+    """Return the adapter for the upstream's files, which are the same in every dialect.
+
+    Without a key it fails only when it is used: the API needs none for anything else.
+    """
+    key = settings.openai_api_key
+    return WireFiles(
+        FilesConfig(
+            api_key="none" if key is None else key.get_secret_value(),
+            base_url=settings.openai_base_url,
+            answer_s=settings.upstream_first_byte_s,
+            transfer_s=settings.file_timeout_s,
+            # Uploads, and as many downloads.
+            max_connections=2 * settings.max_uploads + 10,
+        )
+    )
 
 
 def make_upstream(settings: Settings) -> Upstream:
@@ -211,6 +251,19 @@ def migrate(settings: Settings) -> None:
     if settings.database_direct_url is None and asyncio.run(is_pooled(settings.database())):
         raise SettingsError("DATABASE_URL is a pooler's: set DATABASE_DIRECT_URL to migrate")
     migrate_database(settings.direct_database(), default_model=settings.default_model)
+
+
+async def delete_user(settings: Settings, subject: str, tenant: str | None) -> Receipt:
+    """Forget a user, and have all that is theirs deleted.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    database = _database(settings, patience_s=WORKER_PATIENCE_S)
+    try:
+        return await ErasureService(database).delete_user(subject, tenant)
+    finally:
+        await database.aclose()
 
 
 @contextmanager

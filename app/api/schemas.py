@@ -17,6 +17,8 @@ T = TypeVar("T")
 NOT_IN_LINES: Final = frozenset({"Cc", "Zl", "Zp"})
 """Controls, and separators of lines and paragraphs."""
 MAX_JSON_DEPTH: Final = 64
+MAX_FILES: Final = 10
+"""In one message."""
 
 
 def _storable(text: str) -> str:
@@ -144,11 +146,23 @@ class TextPartIn(_In):
     text: Text
 
 
-class MessageCreate(_In):
-    """What the student says."""
+class FilePartIn(_In):
+    """A part of a message: a picture to look at, or a file to read, uploaded before."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.MESSAGE_CREATE]})
-    content: Text | Annotated[list[TextPartIn], Field(min_length=1, max_length=64)]
+    type: Literal["image", "file"]
+    file_id: PublicId
+
+
+PartIn = Annotated[TextPartIn | FilePartIn, Field(discriminator="type")]
+
+
+class MessageCreate(_In):
+    """What the student says, and shows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [examples.MESSAGE_CREATE, examples.PICTURE_CREATE]}
+    )
+    content: Text | Annotated[list[PartIn], Field(min_length=1, max_length=64)]
     run: bool = Field(
         default=True, description="False only stores the message; the next run sees it."
     )
@@ -222,11 +236,23 @@ class SessionOut(BaseModel):
 
 
 class PartOut(BaseModel):
-    """A part of a message."""
+    """A part of a message: words, or a file, which may have been deleted since."""
 
-    type: Literal["text", "refusal"]
-    text: str
+    type: Literal["text", "refusal", "image", "file"]
+    text: str | None = None
     annotations: list[dict[str, Any]] | None = None
+    file_id: str | None = None
+
+
+class FileOut(BaseModel):
+    """A file of yours."""
+
+    id: str
+    object: Literal["file"]
+    filename: str
+    bytes: int
+    media_type: str = Field(description="What its first bytes say that it is.")
+    created_at: datetime
 
 
 class MessageOut(BaseModel):
@@ -330,9 +356,10 @@ def field_names() -> frozenset[str]:
         SessionCreate,
         SessionUpdate,
         TextPartIn,
+        FilePartIn,
         MessageCreate,
         RunCreate,
     )
     names = {name for model in models for name in model.model_fields}
     query = {"limit", "order", "after", "before", "run_id", "wait", "known", "ticket"}
-    return frozenset(names | query | {"body", "query", "path", "header"})
+    return frozenset(names | query | {"file", "image", "body", "query", "path", "header"})

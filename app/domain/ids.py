@@ -13,6 +13,7 @@ SESSION: Final = "sess"
 MESSAGE: Final = "msg"
 RUN: Final = "run"
 STEP: Final = "step"
+FILE: Final = "file"
 WORKER: Final = "work"
 
 _SHAPE: Final = re.compile(r"[a-z]{2,8}_[0-9A-Za-z]{1,64}")

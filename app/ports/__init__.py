@@ -4,6 +4,16 @@ A unit of work is one database transaction: it commits when its block ends well,
 held across an upstream call or between two events of a stream.
 """
 
+from app.ports.files import (
+    Attached,
+    FilePurpose,
+    Files,
+    Held,
+    Kept,
+    KeptKind,
+    Ledger,
+    UpstreamFiles,
+)
 from app.ports.log import Append, Cursor, EventLog, LogState, ThreadMark
 from app.ports.queue import Claim, Queue, Thread, Upkeep
 from app.ports.records import (
@@ -45,13 +55,20 @@ __all__ = [
     "AssistantLock",
     "AssistantVersion",
     "Assistants",
+    "Attached",
     "Claim",
     "Cursor",
     "Database",
     "Ended",
     "EventLog",
+    "FilePurpose",
+    "Files",
     "FirstAnswer",
     "Generation",
+    "Held",
+    "Kept",
+    "KeptKind",
+    "Ledger",
     "LogState",
     "Messages",
     "Page",
@@ -74,6 +91,7 @@ __all__ = [
     "Upkeep",
     "Upstream",
     "UpstreamEvent",
+    "UpstreamFiles",
     "Users",
     "VersionKey",
     "Wake",

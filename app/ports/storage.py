@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Literal, Protocol
 
+from app.ports.files import Files, Ledger
 from app.ports.log import EventLog
 from app.ports.queue import Queue, Upkeep
 from app.ports.records import (
@@ -41,6 +42,10 @@ class UnitOfWork(Protocol):
     def answers(self) -> Answers: ...  # noqa: D102 - named by its type
     @property
     def tickets(self) -> Tickets: ...  # noqa: D102 - named by its type
+    @property
+    def files(self) -> Files: ...  # noqa: D102 - named by its type
+    @property
+    def ledger(self) -> Ledger: ...  # noqa: D102 - named by its type
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

@@ -16,6 +16,7 @@ from app.domain.models import (
     Usage,
 )
 from app.domain.steps import StepStatus
+from app.ports.files import Attached
 from app.ports.queue import Thread
 
 
@@ -24,7 +25,13 @@ class Turn:
     """What was said, as the upstream is told it."""
 
     role: Role
-    texts: Sequence[str]
+    parts: Sequence[str | Attached]
+    """Texts, and files as the upstream knows them."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts alone."""
+        return [part for part in self.parts if isinstance(part, str)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,10 @@ class Upstream(Protocol):
 
     async def delete_thread(self, thread_id: str) -> None:
         """Delete it and what it holds; one that is gone already is fine."""
+        ...
+
+    async def delete_response(self, response_id: str) -> None:
+        """Delete a generation's own record; one that is gone already is fine."""
         ...
 
     async def aclose(self) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.sandbox import admin, conversations, models, responses
+from app.sandbox import admin, conversations, files, models, responses
 from app.sandbox.config import SandboxConfig
 from app.sandbox.context import Context
 from app.sandbox.errors import ApiError
@@ -64,6 +64,7 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
             *models.ROUTES,
             *conversations.ROUTES,
             *responses.ROUTES,
+            *files.ROUTES,
             *admin.ROUTES,
         ],
         exception_handlers={

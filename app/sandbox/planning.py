@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from app.sandbox.attachments import shows_unreadable, words_of
 from app.sandbox.functions import choose_calls, quote_outputs
 from app.sandbox.generation import Plan, Say
-from app.sandbox.items import Item, text_of
+from app.sandbox.items import Item
 from app.sandbox.request import CreateRequest
+from app.sandbox.state import State
+from app.sandbox.tutor.phrases import phrases_of
+from app.sandbox.tutor.question import language_of
 
 
 class Answerer(Protocol):
@@ -21,28 +25,37 @@ class Answerer(Protocol):
         ...
 
 
-async def make_plan(tutor: Answerer, items: Sequence[Item], wanted: CreateRequest) -> Plan:
+async def make_plan(
+    tutor: Answerer, items: Sequence[Item], wanted: CreateRequest, state: State
+) -> Plan:
     """Decide on the answer to the newest turn.
 
     Args:
         tutor: Asked unless functions are called, or were answered.
         items: The whole conversation, the request's own items last.
         wanted: The request, for its tools.
+        state: Where attached files are.
     """
     quoted = quote_outputs(items)
     if quoted is not None:
         return [Say(quoted)]
-    turns = _turns(items)
+    turns = _turns(items, state)
     newest = turns[-1][1]
     calls = choose_calls(
         newest, wanted.tools, wanted.tool_choice, parallel=wanted.parallel_tool_calls
     )
-    return [*calls] if calls else [Say(await tutor.reply(turns))]
+    if calls:
+        return [*calls]
+    reply = await tutor.reply(turns)
+    asked = [item for item in items if item.get("role") == "user"]
+    if asked and shows_unreadable(state, asked[-1]):
+        reply = f"{phrases_of(language_of(turns)).unreadable}\n\n{reply}"
+    return [Say(reply)]
 
 
-def _turns(items: Sequence[Item]) -> list[tuple[str, str]]:
+def _turns(items: Sequence[Item], state: State) -> list[tuple[str, str]]:
     turns = [
-        (str(item["role"]), text_of(item))
+        (str(item["role"]), words_of(state, item))
         for item in items
         if item["type"] == "message" and item["role"] in {"user", "assistant"}
     ]

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.sandbox.attachments import require_files
 from app.sandbox.context import Context, context_of
 from app.sandbox.conversations import require_unlocked
 from app.sandbox.errors import ApiError, invalid
@@ -40,7 +41,7 @@ async def create(request: Request) -> Response:
         Job(
             response=response,
             plan=lambda: make_plan(
-                context.tutor, [*response.history, *response.input_items], wanted
+                context.tutor, [*response.history, *response.input_items], wanted, state
             ),
             tokens_per_second=context.pace.of("\n".join(map(text_of, response.input_items))),
             max_output_tokens=wanted.max_output_tokens,
@@ -83,6 +84,7 @@ def _admit(context: Context, wanted: CreateRequest) -> StoredResponse:
         history = [*previous.history, *previous.input_items, *previous.body["output"]]
     require_new(history, wanted.input_items)
     require_paired(history, wanted.input_items)
+    require_files(state, [*history, *wanted.input_items])
     response = StoredResponse(
         body=_body(wanted, conversation),
         input_items=wanted.input_items,

@@ -1,7 +1,7 @@
 """What runs do besides speaking.
 
 Revision: 0031
-Follows: 0020
+Follows: 0030
 """
 
 import sqlalchemy as sa
@@ -9,7 +9,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0031"
-down_revision = "0020"
+down_revision = "0030"
 branch_labels = None
 depends_on = None
 

@@ -31,7 +31,15 @@ from tests.conftest import NewDatabase
 from tests.stack import until
 
 LEASE = timedelta(seconds=30)
-LIMITS = Limits(message_chars=32_000, queued_runs_per_session=100, queued_runs=10_000, streams=20)
+LIMITS = Limits(
+    message_chars=32_000,
+    queued_runs_per_session=100,
+    queued_runs=10_000,
+    streams=20,
+    file_bytes=1,
+    files=1,
+    files_bytes=1,
+)
 
 
 class Desk:

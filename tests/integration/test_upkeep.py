@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
-from app.container import make_upstream
-from app.ports import Upstream
+from app.container import make_upstream, make_upstream_files
+from app.ports import Upstream, UpstreamFiles
 from app.services.queue import QueuePolicy, QueueService
 from app.services.upkeep import UpkeepService
 from app.settings import Settings
@@ -42,10 +42,11 @@ class House:
     client: Client
     database: PostgresDatabase
     upstream: Upstream
+    files: UpstreamFiles
     sessions: list[str]
 
     def upkeep(self, retention: timedelta = DAY) -> UpkeepService:
-        return UpkeepService(self.database, self.upstream, retention=retention)
+        return UpkeepService(self.database, self.upstream, self.files, retention=retention)
 
     def queue(self, limit: timedelta) -> QueueService:
         policy = QueuePolicy(lease=DAY, lifetime=DAY, queue_limit=limit)
@@ -92,7 +93,9 @@ async def house(
         base = f"http://127.0.0.1:{stack.sandbox_port}/v1"
         settings = Settings(_env_file=None, openai_api_key="x", openai_base_url=base)  # type: ignore[call-arg, arg-type]
         upstream = make_upstream(settings)
-        yield House(stack, client, database, upstream, sessions)
+        files = make_upstream_files(settings)
+        yield House(stack, client, database, upstream, files, sessions)
+        await files.aclose()
         await upstream.aclose()
         await database.aclose()
 

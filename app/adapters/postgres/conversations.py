@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.files import PostgresFiles
 from app.adapters.postgres.rows import (
     AnySelect,
     Listing,
@@ -110,6 +111,7 @@ class PostgresSessions:
     def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
         self._connection = connection
         self._driver = driver
+        self._files = PostgresFiles(connection, driver)
 
     async def add(
         self, user_id: str, assistant_id: str, title: str | None, metadata: JsonObject
@@ -186,6 +188,7 @@ class PostgresSessions:
             )
         )
         await self._connection.execute(delete(AnswerRow).where(AnswerRow.session_id == session_id))
+        await self._files.release(session_id)
 
 
 def _own_sessions(user_id: str) -> AnySelect:

@@ -27,6 +27,8 @@ from app.adapters.postgres.driver import (
     check_cancelled,
     is_cancelled,
 )
+from app.adapters.postgres.files import PostgresFiles
+from app.adapters.postgres.ledger import PostgresLedger
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
@@ -69,6 +71,8 @@ class PostgresUnitOfWork:
         self.upkeep = PostgresUpkeep(connection, driver)
         self.answers = PostgresAnswers(driver)
         self.tickets = PostgresTickets(connection)
+        self.files = PostgresFiles(connection, driver)
+        self.ledger = PostgresLedger(driver)
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

@@ -3,14 +3,23 @@
 from typing import Any
 
 from app.domain.models import Role
-from app.ports import Generation, Turn
+from app.ports import Attached, Generation, Turn
 
 
 def item(turn: Turn) -> dict[str, Any]:
     """Return a turn as an item of a conversation."""
     kind = "input_text" if turn.role is Role.USER else "output_text"
-    content = [{"type": kind, "text": text} for text in turn.texts if text]
+    content = [_part(kind, part) for part in turn.parts if part]
     return {"type": "message", "role": turn.role.value, "content": content}
+
+
+def _part(kind: str, part: str | Attached) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": kind, "text": part}
+    return {
+        "type": "input_image" if part.is_image else "input_file",
+        "file_id": part.upstream_id,
+    }
 
 
 def create(generation: Generation, *, background: bool) -> dict[str, Any]:

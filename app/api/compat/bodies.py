@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.compat.errors import WireError
 from app.api.schemas import (
+    MAX_FILES,
     FunctionTool,
     Json,
     Line,
@@ -14,7 +15,7 @@ from app.api.schemas import (
     PublicId,
     Text,
 )
-from app.domain.models import Part, Role
+from app.domain.models import Part, PartKind, Role
 from app.services.threads import Order, Said
 
 MAX_ANSWER_CHARS: Final = 256_000
@@ -93,11 +94,44 @@ class TextPart(Strict):
     text: Text
 
 
+class ImageFile(Strict):
+    """Which picture."""
+
+    file_id: PublicId
+    detail: Annotated[Any, _only("auto")] = None
+
+
+class ImageFilePart(Strict):
+    """A part of a message: a picture that was uploaded before."""
+
+    type: Literal["image_file"]
+    image_file: ImageFile
+
+
+def _no_addresses(value: Any) -> Any:
+    """Refuse pictures by address: nobody here fetches them, or lets others fetch them."""
+    match cast("object", value):
+        case {"type": "image_url"}:
+            raise PydanticCustomError(
+                "unsupported", "is taken by 'image_file' only: upload the picture first."
+            )
+        case _:
+            return value
+
+
+MessagePart = Annotated[
+    Annotated[TextPart | ImageFilePart, Field(discriminator="type")],
+    BeforeValidator(_no_addresses),
+]
+
+
 class MessageCreate(Strict):
     """A message, of either role."""
 
     role: Literal["user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_texts), Field(min_length=1, max_length=64)]
+    content: Annotated[
+        list[MessagePart], BeforeValidator(_texts), Field(min_length=1, max_length=64)
+    ]
     attachments: Annotated[Any, _only([])] = None
     metadata: Metadata | None = None
 
@@ -107,8 +141,20 @@ class MessageCreate(Strict):
         Raises:
             WireError: It is too long, or says nothing.
         """
-        content = [Part(part.text) for part in self.content]
+        content = [
+            Part(part.text)
+            if isinstance(part, TextPart)
+            else Part(kind=PartKind.IMAGE, file_id=part.image_file.file_id)
+            for part in self.content
+        ]
+        pictures = [part for part in content if part.kind is PartKind.IMAGE]
+        if len(pictures) > MAX_FILES:
+            raise WireError(
+                f"Invalid 'content': at most {MAX_FILES} pictures are taken.", param="content"
+            )
         if self.role == "assistant":
+            if pictures:
+                raise WireError("Pictures are the user's to show.", param="content")
             max_chars = max(max_chars, MAX_ANSWER_CHARS)
         if sum(len(part.text) for part in content) > max_chars:
             raise WireError(
@@ -116,7 +162,7 @@ class MessageCreate(Strict):
                 param="content",
                 code="string_above_max_length",
             )
-        if not any(part.text.strip() for part in content):
+        if not pictures and not any(part.text.strip() for part in content):
             raise WireError("Message content must be non-empty.", param="content")
         return Said(Role(self.role), content, dict(self.metadata or {}))
 

@@ -29,6 +29,7 @@ _KINDS: Final = {
     "message_id": "message",
     "run_id": "run",
     "step_id": "run step",
+    "file_id": "file",
 }
 _TYPES: Final = {401: INVALID, 403: INVALID, 404: INVALID, 413: INVALID, 429: "requests"}
 _CODES: Final = {

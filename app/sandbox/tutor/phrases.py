@@ -15,6 +15,7 @@ class Phrases:
     """One language; braces are filled by `str.format` where a value is needed."""
 
     offline: str
+    unreadable: str
     refused: dict[str, str]
     of_course: str
     assumed_zero: str
@@ -60,6 +61,9 @@ KOREAN: Final = Phrases(
         "저는 오프라인 수학 튜터라서 이 질문에는 답할 수 없습니다. 계산, 일차·이차방정식, "
         "연립일차방정식, 미분, 적분은 직접 풀어 드릴 수 있습니다. "
         "예: `3x^2 + 11x - 10 = 0`을 풀어 주세요."
+    ),
+    unreadable=(
+        "저는 오프라인 수학 튜터라서 사진이나 문서는 볼 수 없습니다. 식을 글로 적어 주세요."
     ),
     refused={
         "deadline": "이 계산은 정해진 시간 안에 끝나지 않아서 중단했습니다.",
@@ -125,6 +129,9 @@ ENGLISH: Final = Phrases(
         "I'm an offline tutor, so I can't answer this. I can really work out arithmetic, linear "
         "and quadratic equations, systems of linear equations, derivatives and integrals. "
         "For example: solve `3x^2 + 11x - 10 = 0`."
+    ),
+    unreadable=(
+        "I am an offline tutor: I can't look at pictures or documents. Please type the equation."
     ),
     refused={
         "deadline": "I stopped this calculation, because it did not end in time.",
