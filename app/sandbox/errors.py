@@ -62,6 +62,11 @@ def file_not_found(file_id: str) -> ApiError:
     return ApiError(404, f"No such File object: {file_id}", param="id")
 
 
+def store_not_found(store_id: str) -> ApiError:
+    """No such vector store."""
+    return ApiError(404, f"Vector store with id '{store_id}' not found.")
+
+
 def response_not_found(response_id: str) -> ApiError:
     """No such response; also of a foreground stream whose reader went away."""
     return ApiError(404, f"Response with id '{response_id}' not found.")

@@ -1,11 +1,13 @@
 """What a response will consist of: function calls, or words of the tutor."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.sandbox.attachments import shows_unreadable, words_of
+from app.sandbox.formats import Solution, write
 from app.sandbox.functions import choose_calls, quote_outputs
 from app.sandbox.generation import Plan, Say
+from app.sandbox.hosted import Calculator, find_passages, quote, run_code
 from app.sandbox.items import Item
 from app.sandbox.request import CreateRequest
 from app.sandbox.state import State
@@ -26,19 +28,24 @@ class Answerer(Protocol):
 
 
 async def make_plan(
-    tutor: Answerer, items: Sequence[Item], wanted: CreateRequest, state: State
+    tutor: Answerer,
+    calculator: Calculator,
+    items: Sequence[Item],
+    wanted: CreateRequest,
+    state: State,
 ) -> Plan:
     """Decide on the answer to the newest turn.
 
     Args:
         tutor: Asked unless functions are called, or were answered.
+        calculator: Knows what the code that is run would print.
         items: The whole conversation, the request's own items last.
         wanted: The request, for its tools.
         state: Where attached files are.
     """
     quoted = quote_outputs(items)
     if quoted is not None:
-        return [Say(quoted)]
+        return [Say(write(wanted.format, Solution("", quoted)))]
     turns = _turns(items, state)
     newest = turns[-1][1]
     calls = choose_calls(
@@ -46,11 +53,26 @@ async def make_plan(
     )
     if calls:
         return [*calls]
+    plan: Plan = []
+    tools = [] if wanted.tool_choice == "none" else wanted.tools
+    searches, passages = find_passages(state, newest, tools)
+    plan += searches
+    if any(tool["type"] == "code_interpreter" for tool in tools):
+        plan += await run_code(calculator, turns)
+    say = phrases_of(language_of(turns))
     reply = await tutor.reply(turns)
     asked = [item for item in items if item.get("role") == "user"]
     if asked and shows_unreadable(state, asked[-1]):
-        reply = f"{phrases_of(language_of(turns)).unreadable}\n\n{reply}"
-    return [Say(reply)]
+        reply = f"{say.unreadable}\n\n{reply}"
+    notes: list[dict[str, Any]] = []
+    if passages:
+        rest = "" if reply == say.offline else reply
+        reply, notes = quote(passages[0], say.found, rest)
+    elif searches:
+        reply = f"{say.not_found}\n\n{reply}"
+    if wanted.format["type"] != "text":
+        return [*plan, Say(write(wanted.format, Solution(newest, reply)))]
+    return [*plan, Say(reply, notes)]
 
 
 def _turns(items: Sequence[Item], state: State) -> list[tuple[str, str]]:

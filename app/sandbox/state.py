@@ -12,9 +12,11 @@ from app.sandbox.errors import (
     conversation_not_found,
     file_not_found,
     response_not_found,
+    store_not_found,
 )
 from app.sandbox.ids import new_file_id, new_id
 from app.sandbox.items import Item
+from app.sandbox.stores import VectorStore
 
 
 @dataclass(slots=True)
@@ -121,13 +123,14 @@ class StoredFile:
 
 
 class State:
-    """Conversations, items, responses, files and counters of one sandbox."""
+    """Conversations, items, responses, files, vector stores and counters of one sandbox."""
 
     def __init__(self) -> None:
         self.conversations: dict[str, Conversation] = {}
         self.orphans: dict[str, Conversation] = {}
         self.responses: dict[str, StoredResponse] = {}
         self.files: dict[str, StoredFile] = {}
+        self.stores: dict[str, VectorStore] = {}
         self.files_made = 0
         self.calls: Counter[str] = Counter()
         self.generations = 0
@@ -207,12 +210,25 @@ class State:
         return sum(len(each.content) for each in self.living_files())
 
     def delete_file(self, file_id: str) -> None:
-        """Remove a file.
+        """Remove a file, out of every store too.
 
         Raises:
             ApiError: 404.
         """
         del self.files[self.file(file_id).id]
+        for store in self.stores.values():
+            store.files.pop(file_id, None)
+
+    def store(self, store_id: str) -> VectorStore:
+        """Find a vector store.
+
+        Raises:
+            ApiError: 404.
+        """
+        found = self.stores.get(store_id)
+        if found is None:
+            raise store_not_found(store_id)
+        return found
 
     def _forget_expired(self) -> None:
         now = time.time()
@@ -250,6 +266,7 @@ class State:
         """Forget everything, and end everything that runs."""
         responses = list(self.responses.values())
         self.conversations, self.orphans, self.responses, self.files = {}, {}, {}, {}
+        self.stores = {}
         self.calls.clear()
         self.generations = self.generations_completed = 0
         self.conversations_made = self.faults_fired = self.files_made = 0

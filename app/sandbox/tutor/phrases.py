@@ -16,6 +16,8 @@ class Phrases:
 
     offline: str
     unreadable: str
+    found: str
+    not_found: str
     refused: dict[str, str]
     of_course: str
     assumed_zero: str
@@ -65,6 +67,8 @@ KOREAN: Final = Phrases(
     unreadable=(
         "저는 오프라인 수학 튜터라서 사진이나 문서는 볼 수 없습니다. 식을 글로 적어 주세요."
     ),
+    found="{filename} 파일에 다음과 같이 적혀 있습니다.",
+    not_found="파일에서 질문의 낱말을 찾지 못했습니다.",
     refused={
         "deadline": "이 계산은 정해진 시간 안에 끝나지 않아서 중단했습니다.",
         "too_complex": "이 식은 제가 다루기에는 너무 큽니다.",
@@ -133,6 +137,8 @@ ENGLISH: Final = Phrases(
     unreadable=(
         "I am an offline tutor: I can't look at pictures or documents. Please type the equation."
     ),
+    found="Your file {filename} says:",
+    not_found="I found none of your words in the files.",
     refused={
         "deadline": "I stopped this calculation, because it did not end in time.",
         "too_complex": "This is too large for me to work out.",
