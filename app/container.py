@@ -16,9 +16,10 @@ from app.adapters.postgres.migrate import migrate as migrate_database
 from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
 from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.stores import WireStores
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
 from app.domain import ids
-from app.ports import Database, TokenVerifier, Upstream, UpstreamFiles, WakeUps
+from app.ports import Database, TokenVerifier, Upstream, WakeUps
 from app.services.assistants import AssistantService
 from app.services.crowd import Crowd
 from app.services.erasure import ErasureService, Receipt
@@ -30,6 +31,7 @@ from app.services.queue import QueuePolicy, QueueService
 from app.services.relay import Relay
 from app.services.runs import RunService
 from app.services.sessions import SessionService
+from app.services.stores import StoreService
 from app.services.threads import ThreadService
 from app.services.tickets import TicketService
 from app.services.upkeep import UpkeepService
@@ -57,6 +59,7 @@ class ApiServices:
     threads: ThreadService
     tickets: TicketService
     files: FileService
+    stores: StoreService
     relay: Relay
     health: HealthService
 
@@ -99,6 +102,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
             threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
             files=FileService(database, upstream_files, _file_limits(settings)),
+            stores=StoreService(database, WireStores(upstream_files)),
             relay=relay,
             health=HealthService(database),
         )
@@ -129,7 +133,13 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
             queue=QueueService(database, worker_id, policy),
             publisher=publisher,
             executor=executor,
-            upkeep=UpkeepService(database, upstream, upstream_files, retention=retention),
+            upkeep=UpkeepService(
+                database,
+                upstream,
+                upstream_files,
+                WireStores(upstream_files),
+                retention=retention,
+            ),
             wakeups=_wakeups(settings),
             database=database,
         )
@@ -164,7 +174,7 @@ def _file_limits(settings: Settings) -> FileLimits:
     )
 
 
-def make_upstream_files(settings: Settings) -> UpstreamFiles:
+def make_upstream_files(settings: Settings) -> WireFiles:
     """Return the adapter for the upstream's files, which are the same in every dialect.
 
     Without a key it fails only when it is used: the API needs none for anything else.

@@ -26,7 +26,7 @@ from app.ports import FilePurpose
 LISTED: Final = 100
 CLOCKS_APART: Final = timedelta(minutes=10)
 """How far the upstream's clock may be from ours."""
-_GONE: Final = "upstream_not_found"
+_GONE: Final = frozenset({"upstream_not_found", "upstream_files_lost"})
 _VENDOR: Final = (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError)
 
 
@@ -130,7 +130,7 @@ class WireFiles:
         found: list[str] = []
         query: dict[str, Any] = {"limit": LISTED, "order": "desc"}
         while True:
-            page = await self._call("get", "/files", query)
+            page = await self.call("get", "/files", query)
             items: list[dict[str, Any]] = page["data"]
             found += [item["id"] for item in items if item["filename"].startswith(prefix)]
             if not page.get("has_more") or not items or items[-1]["created_at"] < oldest:
@@ -140,19 +140,29 @@ class WireFiles:
     async def delete(self, upstream_id: str) -> None:
         """Delete it; one that is gone already is fine."""
         try:
-            await self._call("delete", f"/files/{quote(upstream_id, safe='')}")
+            await self.call("delete", f"/files/{quote(upstream_id, safe='')}")
         except UpstreamError as error:
-            if error.code != _GONE:
+            if error.code not in _GONE:
                 raise
 
-    async def _call(
-        self, method: str, path: str, query: Mapping[str, Any] | None = None
+    async def call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
+        """Call and read plain JSON.
+
+        Raises:
+            UpstreamError: It is no answer that could be used.
+        """
         options: dict[str, Any] = {"params": dict(query)} if query else {}
+        sent = {} if body is None else {"body": body}
         with _translated():
             async with asyncio.timeout(self._config.answer_s):
                 call = getattr(self._client, method)
-                response = await call(path, cast_to=httpx2.Response, options=options)
+                response = await call(path, cast_to=httpx2.Response, options=options, **sent)
                 return _body(response)
 
 

@@ -5,14 +5,23 @@ import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WrapValidator
 
 from app.api import examples
+from app.api.hosted import (
+    CodeInterpreterTool,
+    FileSearchTool,
+    ResponseFormat,
+    ToolResources,
+    by_type,
+    read_format,
+)
 from app.domain.models import MessageStatus, Role, RunStatus, SessionStatus
 from app.domain.text import is_storable
 from app.services.runs import OnActiveRun
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 NOT_IN_LINES: Final = frozenset({"Cc", "Zl", "Zp"})
 """Controls, and separators of lines and paragraphs."""
@@ -53,6 +62,12 @@ def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _storable_model(value: M) -> M:
+    if isinstance(value, BaseModel):
+        _storable_json(value.model_dump())
+    return value
+
+
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[str, AfterValidator(_storable), AfterValidator(_one_line)]
 Metadata = Annotated[
@@ -89,6 +104,25 @@ class FunctionTool(_In):
     function: FunctionDef
 
 
+Tool = Annotated[
+    FunctionTool | CodeInterpreterTool | FileSearchTool,
+    WrapValidator(
+        by_type(
+            {
+                "code_interpreter": CodeInterpreterTool,
+                "file_search": FileSearchTool,
+                "function": FunctionTool,
+            }
+        )
+    ),
+]
+Format = Annotated[
+    Literal["auto"] | ResponseFormat,
+    WrapValidator(read_format),
+    AfterValidator(_storable_model),
+]
+
+
 class AssistantCreate(_In):
     """A new tutor."""
 
@@ -97,11 +131,11 @@ class AssistantCreate(_In):
     name: Annotated[Line, StringConstraints(max_length=256)] | None = None
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
-    tool_resources: Json = {}
+    tools: Annotated[list[Tool], Field(max_length=128)] = []
+    tool_resources: Annotated[ToolResources, AfterValidator(_storable_model)] = ToolResources()
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
-    response_format: Literal["auto"] | Json = "auto"
+    response_format: Format = "auto"
     metadata: Metadata = {}
 
 
@@ -113,11 +147,11 @@ class AssistantUpdate(_In):
     name: Annotated[Line, StringConstraints(max_length=256)] | None = None
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
-    tool_resources: Json = {}
+    tools: Annotated[list[Tool], Field(max_length=128)] = []
+    tool_resources: Annotated[ToolResources, AfterValidator(_storable_model)] = ToolResources()
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
-    response_format: Literal["auto"] | Json = "auto"
+    response_format: Format = "auto"
     metadata: Metadata = {}
 
 

@@ -193,6 +193,18 @@ class TooManyFilesError(DomainError):
     code = "too_many_files"
 
 
+class TooManyStoresError(DomainError):
+    """The user has as many vector stores as a user may; delete some first."""
+
+    code = "too_many_stores"
+
+
+class ResourceRefusedError(DomainError):
+    """A tool names a file or a vector store that is not there, or is somebody else's."""
+
+    code = "resource_refused"
+
+
 class TooManyUploadsError(DomainError):
     """Too many files are being sent at once; please try again in a moment."""
 

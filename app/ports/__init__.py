@@ -36,6 +36,7 @@ from app.ports.records import (
     VersionKey,
 )
 from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
+from app.ports.stores import NO_RESOURCES, Resources, Stores, Taken, UpstreamStores
 from app.ports.upstream import (
     Ended,
     Generation,
@@ -49,6 +50,7 @@ from app.ports.upstream import (
 )
 
 __all__ = [
+    "NO_RESOURCES",
     "Admission",
     "Answers",
     "Append",
@@ -75,11 +77,14 @@ __all__ = [
     "PageQuery",
     "Queue",
     "RequestKey",
+    "Resources",
     "Runs",
     "SessionChange",
     "Sessions",
     "Started",
     "Step",
+    "Stores",
+    "Taken",
     "TextDelta",
     "Thread",
     "ThreadMark",
@@ -92,6 +97,7 @@ __all__ = [
     "Upstream",
     "UpstreamEvent",
     "UpstreamFiles",
+    "UpstreamStores",
     "Users",
     "VersionKey",
     "Wake",

@@ -17,6 +17,7 @@ from app.ports.records import (
     Tickets,
     Users,
 )
+from app.ports.stores import Stores
 
 
 class UnitOfWork(Protocol):
@@ -46,6 +47,8 @@ class UnitOfWork(Protocol):
     def files(self) -> Files: ...  # noqa: D102 - named by its type
     @property
     def ledger(self) -> Ledger: ...  # noqa: D102 - named by its type
+    @property
+    def stores(self) -> Stores: ...  # noqa: D102 - named by its type
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

@@ -18,6 +18,7 @@ from app.domain.models import (
 from app.domain.steps import StepStatus
 from app.ports.files import Attached
 from app.ports.queue import Thread
+from app.ports.stores import NO_RESOURCES, Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Generation:
     model: str
     config: AssistantConfig
     safety_id: str
+    resources: Resources = NO_RESOURCES
+    """What its tools work on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from app.services.answer import Answer
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import RunLog
+from app.services.resources import Workplace
 from app.services.steps import Steps
 
 BACKOFF_S: Final = 0.5
@@ -89,6 +90,7 @@ class Attempts:
     answer: Answer
     steps: Steps
     conversation: Conversation
+    workplace: Workplace
     log: RunLog
     upstream: Upstream
     counter: AttemptCounter
@@ -117,6 +119,7 @@ class Attempts:
             UpstreamError: It can't answer, or may not be asked again.
             FencedError: The run is not this worker's any more.
         """
+        await self.workplace.look()
         if self.claim.is_takeover:
             self.response_id = self.claim.response_id
             ended = await self._recover()
@@ -187,6 +190,7 @@ class Attempts:
             model=self.claim.run.model,
             config=self.config,
             safety_id=self.claim.safety_id,
+            resources=await self.workplace.look(),
         )
         self._is_open = True
         return self._checked(await self.upstream.generate(generation, self._hear))
@@ -201,7 +205,7 @@ class Attempts:
                 self.response_id = response_id
                 self.log.note_response(response_id, is_urgent=self.upstream.is_background)
             case Step():
-                self.steps.hear(event, self.response_id)
+                self.steps.hear(self.workplace.step(event), self.response_id)
 
     def _hear_again(self, event: UpstreamEvent) -> None:
         """Listen to a generation that was heard before, in part."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 from app.domain.errors import UpstreamError
-from app.ports import Database, Kept, KeptKind, Upstream, UpstreamFiles
+from app.ports import Database, Kept, KeptKind, Upstream, UpstreamFiles, UpstreamStores
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,14 @@ class UpkeepService:
         database: Database,
         upstream: Upstream,
         files: UpstreamFiles,
+        stores: UpstreamStores,
         *,
         retention: timedelta,
     ) -> None:
         self._database = database
         self._upstream = upstream
         self._files = files
+        self._stores = stores
         self._retention = retention
 
     async def sweep(self) -> None:
@@ -70,5 +72,8 @@ class UpkeepService:
                 # Sent, but its answer was never heard: it bears our name, if it is there.
                 for found in await self._files.find(kept.name, since=kept.opened_at):
                     await self._files.delete(found)
+            case KeptKind.VECTOR_STORE if kept.upstream_id is not None:
+                await self._stores.delete(kept.upstream_id)
             case KeptKind.VECTOR_STORE:
-                raise AssertionError("nothing makes vector stores yet")
+                for found in await self._stores.find(kept.name, since=kept.opened_at):
+                    await self._stores.delete(found)

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from app.adapters.files import WireFiles
 from app.adapters.postgres.database import PostgresDatabase
 from app.container import make_upstream, make_upstream_files
-from app.ports import Upstream, UpstreamFiles
+from app.ports import Upstream
 from app.services.queue import QueuePolicy, QueueService
 from app.services.upkeep import UpkeepService
 from app.settings import Settings
@@ -42,11 +43,12 @@ class House:
     client: Client
     database: PostgresDatabase
     upstream: Upstream
-    files: UpstreamFiles
+    files: WireFiles
     sessions: list[str]
 
     def upkeep(self, retention: timedelta = DAY) -> UpkeepService:
-        return UpkeepService(self.database, self.upstream, self.files, retention=retention)
+        stores = WireStores(self.files)
+        return UpkeepService(self.database, self.upstream, self.files, stores, retention=retention)
 
     def queue(self, limit: timedelta) -> QueueService:
         policy = QueuePolicy(lease=DAY, lifetime=DAY, queue_limit=limit)

@@ -33,6 +33,7 @@ from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
+from app.adapters.postgres.stores import PostgresStores
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
 from app.domain.errors import SchemaBehindError, StorageUnavailableError
@@ -73,6 +74,7 @@ class PostgresUnitOfWork:
         self.tickets = PostgresTickets(connection)
         self.files = PostgresFiles(connection, driver)
         self.ledger = PostgresLedger(driver)
+        self.stores = PostgresStores(connection, driver)
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

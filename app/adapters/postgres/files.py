@@ -70,11 +70,16 @@ WHERE user_id = (SELECT user_id FROM files WHERE id = $1) AND position($1 IN bod
     AND session_id IS NULL
 """
 
+# Those that a tutor works with besides stay.
 _LAST_USED = """
 SELECT u.file_id FROM file_uses u
 WHERE u.session_id = $1 AND NOT EXISTS (
     SELECT FROM file_uses o JOIN sessions s ON s.id = o.session_id
     WHERE o.file_id = u.file_id AND o.session_id <> $1 AND s.deleted_at IS NULL)
+    AND NOT EXISTS (SELECT FROM vector_store_files v WHERE v.file_id = u.file_id)
+    AND NOT EXISTS (
+        SELECT FROM assistant_versions a
+        WHERE a.config -> 'tool_resources' -> 'code_interpreter' -> 'file_ids' ? u.file_id)
 """
 
 

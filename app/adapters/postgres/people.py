@@ -93,6 +93,7 @@ WHERE id IN (SELECT id FROM own) RETURNING id
 _ERASE = (
     "DELETE FROM answers WHERE user_id = $1",
     "DELETE FROM stream_tickets WHERE user_id = $1",
+    "DELETE FROM vector_stores WHERE user_id = $1",
     "DELETE FROM files WHERE user_id = $1",
     """
     UPDATE upstream_objects SET retired_at = now(), retry_at = now()

@@ -364,6 +364,42 @@ class FileUseRow(Base):
     )
 
 
+class VectorStoreRow(Base):
+    """A user's collection of files. What the upstream calls it stands in `upstream_objects`."""
+
+    __tablename__ = "vector_stores"
+    __table_args__ = (Index("ix_vector_stores_owner", "user_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    meta: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class StoreFileRow(Base):
+    """A file in a vector store, as the upstream last told of it."""
+
+    __tablename__ = "vector_store_files"
+    __table_args__ = (
+        Index("ix_vector_store_files_file", "file_id"),
+        Index("ix_vector_store_files_age", "store_id", "created_at", "file_id"),
+    )
+
+    store_id: Mapped[str] = mapped_column(
+        ForeignKey("vector_stores.id", ondelete="CASCADE"), primary_key=True
+    )
+    file_id: Mapped[str] = mapped_column(
+        ForeignKey("files.id", ondelete="CASCADE"), primary_key=True
+    )
+    batch_id: Mapped[str | None]
+    status: Mapped[str]
+    usage_bytes: Mapped[int]
+    error: Mapped[dict[str, Any] | None]
+    chunking: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
 class AnswerRow(Base):
     """The first answer to a creating request that may be repeated."""
 

@@ -31,6 +31,15 @@ UPDATE upstream_objects SET retired_at = now(), retry_at = now()
 WHERE kind = 'file' AND name IN (SELECT id FROM gone) AND retired_at IS NULL
 """
 
+_REMOVE_LATE_STORES = """
+WITH gone AS (
+    DELETE FROM vector_stores v USING users u
+    WHERE u.id = v.user_id AND u.deleted_at IS NOT NULL RETURNING v.id
+)
+UPDATE upstream_objects SET retired_at = now(), retry_at = now()
+WHERE kind = 'vector_store' AND name IN (SELECT id FROM gone) AND retired_at IS NULL
+"""
+
 _REMOVE_ASSISTANTS = """
 DELETE FROM assistants a USING users u
 WHERE u.id = a.owner_id AND u.deleted_at IS NOT NULL
@@ -43,6 +52,7 @@ DELETE FROM users u
 WHERE u.deleted_at < now() - interval '1 hour'
     AND NOT EXISTS (SELECT FROM sessions s WHERE s.user_id = u.id)
     AND NOT EXISTS (SELECT FROM files f WHERE f.user_id = u.id)
+    AND NOT EXISTS (SELECT FROM vector_stores v WHERE v.user_id = u.id)
     AND NOT EXISTS (SELECT FROM assistants a WHERE a.owner_id = u.id)
     AND NOT EXISTS (
         SELECT FROM upstream_objects o WHERE o.user_id = u.id AND o.deleted_at IS NULL)
@@ -80,7 +90,12 @@ class PostgresUpkeep:
 
     async def purge_users(self) -> int:
         """Delete what deleted users left behind, and their rows last; return how many went."""
-        for statement in (_HIDE_LATE_SESSIONS, _REMOVE_LATE_FILES, _REMOVE_ASSISTANTS):
+        for statement in (
+            _HIDE_LATE_SESSIONS,
+            _REMOVE_LATE_STORES,
+            _REMOVE_LATE_FILES,
+            _REMOVE_ASSISTANTS,
+        ):
             await self._driver.execute(statement)
         result = await self._driver.execute(_PURGE_USERS)
         return int(result.rpartition(" ")[2])

@@ -16,7 +16,9 @@ POLL_AFTER_MS: Final = 500
 """How soon a poll is worth its while: the SDK's helpers wait this long."""
 
 RATE_LIMITED: Final = frozenset({"upstream_rate_limited", "upstream_quota"})
-_INVALID: Final = frozenset({"context_too_long", "upstream_rejected"})
+_INVALID: Final = frozenset({
+    "context_too_long", "upstream_format_refused", "upstream_rejected", "upstream_tool_refused",
+})  # fmt: skip
 _ENDED_AT: Final = {
     "completed": "completed_at",
     "failed": "failed_at",
