@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -116,10 +117,8 @@ async def test_code_is_a_step_that_is_listed_and_streamed(sdk: AsyncOpenAI) -> N
     assert steps[1].status == "completed"
 
     thread = await sdk.beta.threads.create(messages=[{"role": "user", "content": "2^10?"}])
-    names: list[str] = []
-    async with sdk.beta.threads.runs.stream(thread.id, assistant_id=assistant) as stream:
-        async for event in stream:
-            names.append(event.event)
+    async with sdk.beta.threads.runs.stream(thread_id=thread.id, assistant_id=assistant) as stream:
+        names = [event.event async for event in stream]
         streamed = await stream.get_final_run_steps()
     first = names.index("thread.run.step.created")
     assert names[first : first + 3] == [
@@ -169,18 +168,21 @@ async def test_a_citation_names_our_file_in_transcript_stream_and_poll(
     assert call.type == "file_search"
     assert call.file_search.results is not None
     (result,) = call.file_search.results
-    assert (result.file_id, result.file_name, result.score > 0) == (file_id, _name(file_id), True)
+    assert (result.file_id, result.file_name, result.score > 0) == (file_id, "notes.txt", True)
 
     # The same on the stream, replayed on our own face, and in the transcript there.
-    async with sdk.beta.threads.runs.stream(run.thread_id, assistant_id=made.id) as stream:
+    async with sdk.beta.threads.runs.stream(
+        thread_id=run.thread_id, assistant_id=made.id
+    ) as stream:
         await stream.until_done()
         (told,) = await stream.get_final_messages()
     assert told.content[0].type == "text"
     assert told.content[0].text.annotations == part.text.annotations
-    http = sdk._client
     v1 = shared.api_urls[0] + f"/v1/sessions/{run.thread_id}"
     headers = {"Authorization": f"Bearer {sdk.api_key}"}
-    replayed = (await http.get(f"{v1}/runs/{run.id}/events", headers=headers)).text
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
+        replayed = (await http.get(f"{v1}/runs/{run.id}/events")).text
+        message = (await http.get(f"{v1}/messages/{polled.id}")).json()
     assert upstream_file not in replayed
     blocks = blocks_of(replayed)
     steps = [json.loads(block.data)["step"] for block in blocks if block.event == "run.step"]
@@ -190,15 +192,10 @@ async def test_a_citation_names_our_file_in_transcript_stream_and_poll(
     ]
     assert steps[1]["details"]["results"][0]["file_id"] == file_id
     (whole,) = [json.loads(b.data) for b in blocks if b.event == "message.completed"]
-    message = (await http.get(f"{v1}/messages/{polled.id}", headers=headers)).json()
     assert whole["message"] == message
     kept = message["content"][0]["annotations"]
-    assert [(each["type"], each["file_id"]) for each in kept] == [("file_citation", file_id)]
-
-
-def _name(file_id: str) -> str:
-    """The upstream knows a file by a name that holds ours, so that it can be found."""
-    return "notes.txt"
+    named = [(each["type"], each["file_id"], each["filename"]) for each in kept]
+    assert named == [("file_citation", file_id, "notes.txt")]
 
 
 async def test_what_was_deleted_is_not_searched_any_more(sdk: AsyncOpenAI) -> None:
