@@ -152,3 +152,16 @@ def read_format(value: Any, _: Any) -> Any:
     if value is None or value == "auto":
         return "auto"
     return ResponseFormat.model_validate(value)
+
+
+HOSTED_MODELS: Final[tuple[type[BaseModel], ...]] = (
+    FileSearchTool,
+    FileSearchSettings,
+    RankingOptions,
+    ToolResources,
+    CodeFiles,
+    SearchedStores,
+    ResponseFormat,
+    JsonSchema,
+)
+"""Those whose names a request may use."""

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from app.api import examples
 from app.api.hosted import (
+    HOSTED_MODELS,
     CodeInterpreterTool,
     FileSearchTool,
     ResponseFormat,
@@ -385,6 +386,7 @@ def field_names() -> frozenset[str]:
     models: tuple[type[BaseModel], ...] = (
         FunctionDef,
         FunctionTool,
+        *HOSTED_MODELS,
         AssistantCreate,
         AssistantUpdate,
         SessionCreate,

@@ -17,6 +17,7 @@ import pytest
 
 from app.adapters.files import WireFiles
 from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.stores import WireStores
 from app.container import make_upstream, make_upstream_files
 from app.ports import Upstream
 from app.services.queue import QueuePolicy, QueueService

@@ -45,7 +45,7 @@ def _details(kind: str, item: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of an item so far, in the form that `RunStep` documents."""
     match kind:
         case "code_interpreter":
-            found = {"input": item.get("code") or None, "outputs": item.get("outputs")}
+            found = {"input": item.get("code") or None, "outputs": _outputs(item.get("outputs"))}
         case "file_search":
             results = item.get("results")
             found = {
@@ -55,6 +55,18 @@ def _details(kind: str, item: dict[str, Any]) -> dict[str, Any]:
         case _:
             found = {}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _outputs(found: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Return what code put out. A picture's address is the vendor's, and may be all its bytes."""
+    if found is None:
+        return None
+    return [
+        {"type": "logs", "logs": each.get("logs") or ""}
+        if each.get("type") == "logs"
+        else {"type": clean(each.get("type") or "unknown")}
+        for each in found
+    ]
 
 
 def _result(found: dict[str, Any]) -> dict[str, Any]:
