@@ -22,9 +22,9 @@ from app.domain.errors import (
     TooManyFilesError,
     TooManyUploadsError,
 )
-from app.domain.files import HEAD_BYTES, MAX_NAME, Inspection, clean_name
+from app.domain.files import HEAD_BYTES, MAX_NAME, Inspection, StoredFile, clean_name
 from app.domain.ids import is_id
-from app.domain.models import Part, PartKind, StoredFile, User
+from app.domain.models import Part, PartKind, User
 from app.ports import (
     Append,
     Database,
