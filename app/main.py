@@ -73,9 +73,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await services.health.ready()
             app.state.services = services
             relay = asyncio.create_task(services.relay.run(), name="relay")
-            with _before_shutdown(services.relay.close):
+
+            def close() -> None:
+                services.relay.close()
+                services.files.close()
+
+            with _before_shutdown(close):
                 yield
-            services.relay.close()
+            close()
             relay.cancel()
             with suppress(asyncio.CancelledError):
                 await relay

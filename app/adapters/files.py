@@ -27,6 +27,7 @@ LISTED: Final = 100
 CLOCKS_APART: Final = timedelta(minutes=10)
 """How far the upstream's clock may be from ours."""
 _GONE: Final = frozenset({"upstream_not_found", "upstream_files_lost"})
+_VendorError = openai.OpenAIError | httpx2.HTTPError | aiohttp.ClientError | TimeoutError
 _VENDOR: Final = (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, TimeoutError)
 
 
@@ -229,6 +230,15 @@ async def _check_content(response: httpx2.Response) -> None:
     raise translate(error) from None
 
 
+def _as_the_sdk_has_it(error: _VendorError) -> _VendorError:
+    """Wrap what the bare transport raises where its name alone says the wrong thing."""
+    if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        return error
+    wrapped = openai.APIConnectionError(request=error.request)
+    wrapped.__cause__ = error
+    return wrapped
+
+
 @contextmanager
 def _translated(form: _Form | None = None) -> Generator[None]:
     try:
@@ -236,6 +246,6 @@ def _translated(form: _Form | None = None) -> Generator[None]:
     except _VENDOR as error:
         if form is not None and isinstance(form.failure, Exception):
             raise form.failure from None
-        raise translate(error) from None
+        raise translate(_as_the_sdk_has_it(error)) from None
     except (KeyError, TypeError, ValueError):
         raise interrupted("upstream_garbage") from None

@@ -49,7 +49,8 @@ PICTURE_CREATE: Final[Example] = {
     "content": [
         {"type": "text", "text": "Is my second step right?"},
         {"type": "image", "file_id": _FILE},
-    ]
+    ],
+    "on_active_run": "enqueue",
 }
 FILE: Final[Example] = {
     "id": _FILE,

@@ -7,16 +7,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WrapValidator
 
-from app.api import examples
-from app.api.hosted import (
-    HOSTED_MODELS,
-    CodeInterpreterTool,
-    FileSearchTool,
-    ResponseFormat,
-    ToolResources,
-    by_type,
-    read_format,
-)
+from app.api import examples, hosted
 from app.domain.models import MessageStatus, Role, RunStatus, SessionStatus
 from app.domain.text import is_storable
 from app.services.runs import OnActiveRun
@@ -106,20 +97,20 @@ class FunctionTool(_In):
 
 
 Tool = Annotated[
-    FunctionTool | CodeInterpreterTool | FileSearchTool,
+    FunctionTool | hosted.CodeInterpreterTool | hosted.FileSearchTool,
     WrapValidator(
-        by_type(
+        hosted.by_type(
             {
-                "code_interpreter": CodeInterpreterTool,
-                "file_search": FileSearchTool,
+                "code_interpreter": hosted.CodeInterpreterTool,
+                "file_search": hosted.FileSearchTool,
                 "function": FunctionTool,
             }
         )
     ),
 ]
 Format = Annotated[
-    Literal["auto"] | ResponseFormat,
-    WrapValidator(read_format),
+    Literal["auto"] | hosted.ResponseFormat,
+    WrapValidator(hosted.read_format),
     AfterValidator(_storable_model),
 ]
 
@@ -133,7 +124,9 @@ class AssistantCreate(_In):
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] = []
-    tool_resources: Annotated[ToolResources, AfterValidator(_storable_model)] = ToolResources()
+    tool_resources: Annotated[hosted.ToolResources, AfterValidator(_storable_model)] = (
+        hosted.ToolResources()
+    )
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
     response_format: Format = "auto"
@@ -149,7 +142,9 @@ class AssistantUpdate(_In):
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] = []
-    tool_resources: Annotated[ToolResources, AfterValidator(_storable_model)] = ToolResources()
+    tool_resources: Annotated[hosted.ToolResources, AfterValidator(_storable_model)] = (
+        hosted.ToolResources()
+    )
     temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1, strict=False)] = 1.0
     response_format: Format = "auto"
@@ -386,7 +381,7 @@ def field_names() -> frozenset[str]:
     models: tuple[type[BaseModel], ...] = (
         FunctionDef,
         FunctionTool,
-        *HOSTED_MODELS,
+        *hosted.HOSTED_MODELS,
         AssistantCreate,
         AssistantUpdate,
         SessionCreate,

@@ -4,9 +4,12 @@ import codecs
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from app.domain.errors import FileRefusedError
+from app.domain.models import JsonObject
+from app.domain.text import rfc3339
 
 HEAD_BYTES: Final = 16
 """What must be read of a file to tell what it is."""
@@ -42,6 +45,8 @@ _OTHERS: Final = frozenset(
 )  # fmt: skip
 """Extensions of what is never taken: nothing that is may call itself so."""
 _SEPARATORS: Final = re.compile(r"[/\\]")
+_CONTROLS: Final = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+"""No text has them, and most of what is none does."""
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -92,6 +97,38 @@ def check_name(name: str, media_type: str) -> None:
         raise FileRefusedError("The file is not what its name says that it is.")
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A user's file: what is known of it here. Its content is the upstream's to keep."""
+
+    id: str
+    user_id: str
+    filename: str
+    size: int
+    """Bytes."""
+    media_type: str
+    """What its first bytes say that it is."""
+    purpose: str | None
+    """What it is for, in the Assistants API's words; None: what its kind is usually for."""
+    created_at: datetime | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it can be looked at."""
+        return self.media_type.startswith("image/")
+
+    def body(self) -> JsonObject:
+        """The public shape."""
+        return {
+            "id": self.id,
+            "object": "file",
+            "filename": self.filename,
+            "bytes": self.size,
+            "media_type": self.media_type,
+            "created_at": self.created_at and rfc3339(self.created_at),
+        }
+
+
 @dataclass(slots=True)
 class Inspection:
     """Looks at a file as it passes: refuses what is empty, not allowed, or not what it seems.
@@ -137,5 +174,5 @@ class Inspection:
             self._text.decode(piece, last)
         except UnicodeDecodeError:
             raise FileRefusedError("Files of this type are not taken.") from None
-        if b"\x00" in piece:
+        if _CONTROLS.search(piece):
             raise FileRefusedError("Files of this type are not taken.")

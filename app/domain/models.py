@@ -263,38 +263,6 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A user's file: what is known of it here. Its content is the upstream's to keep."""
-
-    id: str
-    user_id: str
-    filename: str
-    size: int
-    """Bytes."""
-    media_type: str
-    """What its first bytes say that it is."""
-    purpose: str | None
-    """What it is for, in the Assistants API's words; None: what its kind is usually for."""
-    created_at: datetime | None = None
-
-    @property
-    def is_image(self) -> bool:
-        """Whether it can be looked at."""
-        return self.media_type.startswith("image/")
-
-    def body(self) -> JsonObject:
-        """The public shape."""
-        return {
-            "id": self.id,
-            "object": "file",
-            "filename": self.filename,
-            "bytes": self.size,
-            "media_type": self.media_type,
-            "created_at": _instant(self.created_at),
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens, as the upstream counted them."""
 

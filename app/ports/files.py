@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from app.domain.models import StoredFile
+from app.domain.files import StoredFile
 from app.ports.records import Page, PageQuery
 
 

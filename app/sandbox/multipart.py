@@ -54,6 +54,11 @@ def _split(body: bytes, boundary: bytes) -> dict[str, Field]:
             raise ApiError(400, "Could not parse multipart form.")
         filename = names.get(b"filename")
         fields[names[b"name"].decode(errors="replace")] = Field(
-            content, None if filename is None else filename.decode(errors="replace")
+            content, None if filename is None else _unquoted(filename)
         )
     return fields
+
+
+def _unquoted(name: bytes) -> str:
+    """Read both ways of writing a quote: as browsers do, and with a backslash."""
+    return re.sub(r"\\(.)", r"\1", name.decode(errors="replace").replace("%22", '"'))

@@ -8,9 +8,10 @@ an hour.
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
 from app.domain import ids
 from app.domain.errors import (
@@ -19,12 +20,13 @@ from app.domain.errors import (
     FileTooLargeError,
     NotFoundError,
     SessionBusyError,
+    ShuttingDownError,
     TooManyFilesError,
     TooManyUploadsError,
 )
-from app.domain.files import HEAD_BYTES, MAX_NAME, Inspection, clean_name
+from app.domain.files import HEAD_BYTES, MAX_NAME, Inspection, StoredFile, clean_name
 from app.domain.ids import is_id
-from app.domain.models import Part, PartKind, StoredFile, User
+from app.domain.models import Part, PartKind, User
 from app.ports import (
     Append,
     Database,
@@ -40,6 +42,9 @@ from app.ports import (
 from app.services.idempotency import first_answer, keep_answer
 
 log = logging.getLogger(__name__)
+
+LAST_UPLOADS_S: Final = 2.0
+"""For uploads that are under way at SIGTERM; the server cuts what takes longer than 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,15 @@ class FileService:
         self._database = database
         self._upstream = upstream
         self.limits = limits
-        self._uploads = 0
+        self._uploads: set[asyncio.Timeout] = set()
+        self._is_closing = False
+
+    def close(self) -> None:
+        """End: uploads under way get a moment, later ones are for another process."""
+        self._is_closing = True
+        deadline = asyncio.get_running_loop().time() + LAST_UPLOADS_S
+        for scope in self._uploads:
+            scope.reschedule(deadline)
 
     async def upload(self, user: User, sent: Sent) -> StoredFile:
         """Send a file to the upstream while it is read, and keep it as the user's.
@@ -96,11 +109,12 @@ class FileService:
             FileTooLargeError: It is too large.
             TooManyFilesError: The user keeps too much already.
             TooManyUploadsError: Too much is being sent at once.
+            ShuttingDownError: This process is going away.
             UpstreamError: The upstream did not take it.
             IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         inspection = Inspection(clean_name(sent.filename), self.limits.types)
-        with self._place():
+        async with self._place():
             reading = _Reading(sent, inspection, self.limits.size)
             # Nothing is written of what is no file that could be taken.
             await reading.begin()
@@ -118,15 +132,21 @@ class FileService:
                 await self._give_up(file_id, upstream_id)
                 raise
 
-    @contextmanager
-    def _place(self) -> Generator[None]:
-        if self._uploads >= self.limits.uploads:
+    @asynccontextmanager
+    async def _place(self) -> AsyncGenerator[None]:
+        if self._is_closing:
+            raise ShuttingDownError
+        if len(self._uploads) >= self.limits.uploads:
             raise TooManyUploadsError
-        self._uploads += 1
+        scope = asyncio.timeout(None)
         try:
-            yield
+            async with scope:
+                self._uploads.add(scope)
+                yield
+        except TimeoutError:
+            raise ShuttingDownError from None
         finally:
-            self._uploads -= 1
+            self._uploads.discard(scope)
 
     async def _enter(self, user: User, file_id: str) -> None:
         async with self._database.transaction() as uow:

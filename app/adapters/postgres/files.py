@@ -6,9 +6,9 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.kept_tables import FileRow
 from app.adapters.postgres.rows import AnyRow, Listing, page_of
-from app.adapters.postgres.tables import FileRow
-from app.domain.models import StoredFile
+from app.domain.files import StoredFile
 from app.ports import Attached, Held, Page, PageQuery
 
 _LOCK_USER = "SELECT FROM users WHERE id = $1 FOR NO KEY UPDATE"

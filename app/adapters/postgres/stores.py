@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.kept_tables import StoreFileRow, VectorStoreRow
 from app.adapters.postgres.rows import AnyRow, Listing, page_of
-from app.adapters.postgres.tables import StoreFileRow, VectorStoreRow
 from app.domain.models import JsonObject
 from app.domain.stores import FileStatus, StoreFile, VectorStore
 from app.ports import Page, PageQuery, Resources, Taken

@@ -7,10 +7,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.kept_tables import UpstreamObjectRow
 from app.adapters.postgres.tables import (
     EventRow,
     SessionRow,
-    UpstreamObjectRow,
     UpstreamThreadRow,
     WorkerRow,
 )

@@ -7,7 +7,8 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from app.api import present
-from app.domain.models import Assistant, AssistantConfig, JsonObject, Run, StoredFile, User
+from app.domain.files import StoredFile
+from app.domain.models import Assistant, AssistantConfig, JsonObject, Run, User
 from app.ports import AssistantVersion
 from app.services.assistants import may_read
 from app.services.threads import Turn

@@ -39,6 +39,7 @@ async def test_content_comes_back_byte_for_byte_unless_the_purpose_forbids(
     data = b"--\r\n--b\r\n\r\n\x00\xff" + PICTURE + b"\r\n"
     made = await client.files.create(file=('a "b".jsonl', data), purpose="batch")
     assert (await client.files.content(made.id)).content == data
+    assert made.filename == 'a "b".jsonl'
     assert made.expires_at is not None
     for purpose in ("assistants", "vision", "user_data"):
         kept = await client.files.create(file=("x.txt", b"1+1"), purpose=purpose)  # type: ignore[arg-type]
