@@ -1,4 +1,4 @@
-"""Deleted is gone: sessions, files and users leave nothing upstream, whatever it answers meanwhile."""
+"""Deleted is gone: sessions, files and users leave nothing upstream, whatever it answers."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.adapters.postgres.database import PostgresDatabase
+from app.adapters.stores import WireStores
 from app.container import make_upstream, make_upstream_files
 from app.services.upkeep import UpkeepService
 from app.settings import Settings
@@ -38,7 +39,8 @@ async def sweep(stack: Stack, *, hurry: bool = True) -> None:
     upstream, files = make_upstream(settings), make_upstream_files(settings)
     if hurry:
         await make_due(stack)
-    await UpkeepService(database, upstream, files, retention=timedelta(days=1)).sweep()
+    stores, retention = WireStores(files), timedelta(days=1)
+    await UpkeepService(database, upstream, files, stores, retention=retention).sweep()
     for used in (files, upstream, database):
         await used.aclose()
 
@@ -61,7 +63,7 @@ async def emptied(stack: Stack) -> bool:
     """Whether sandbox and ledger hold nothing any more."""
     await sweep(stack)
     found = await stack.admin("GET", "stats")
-    there = [found[name] for name in ("conversations", "items", "responses", "files")]
+    there = [found[name] for name in ("conversations", "items", "responses", "files", "stores")]
     there.append(found["items_of_deleted_conversations"])
     return not any(there) and not await stack.fetchval(LEFT)
 
