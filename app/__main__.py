@@ -1,4 +1,4 @@
-"""The command line: serve | api | worker | sandbox | migrate | token | import-threads."""
+"""The command line: serve | api | worker | sandbox | migrate | token and more."""
 
 import argparse
 import asyncio
@@ -18,6 +18,7 @@ from app.container import (
     api_services,
     check_api,
     configure_logs,
+    delete_user,
     local_defaults,
     migrate,
     sign_token,
@@ -206,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
     sandbox.add_argument(
         "--until-eof", action="store_true", help="stop when standard input is closed"
     )
+    leaver = commands.add_parser("delete-user", help="delete a user, and all that is theirs")
+    leaver.add_argument("--user", required=True, help="the token's `sub`")
+    leaver.add_argument("--tenant", default=None, help="the token's `tenant`")
     token = commands.add_parser("token", help="print a token signed with the configured secret")
     token.add_argument("--user", required=True)
     token.add_argument("--scope", default="")
@@ -230,7 +234,7 @@ def _stop_at_eof() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _dispatch(arguments: argparse.Namespace) -> int:
+def _dispatch(arguments: argparse.Namespace) -> int:  # noqa: PLR0911 - a line for each command
     settings = load()
     match arguments.command:
         case "serve":
@@ -241,6 +245,14 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         case "worker":
             settings.database()
             return _run(_serve_worker, settings)
+        case "delete-user":
+            receipt = asyncio.run(delete_user(settings, arguments.user, arguments.tenant))
+            print(
+                f"{receipt.user_id} is deleted, with {receipt.sessions} sessions. "
+                f"{receipt.kept_upstream} things that the upstream keeps are deleted there "
+                "by the workers."
+            )
+            return 0
         case "migrate":
             migrate(settings)
             print("The schema is up to date.")

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pydantic import SecretStr
 
 from app.adapters.assistants.upstream import AssistantsUpstream
+from app.adapters.files import FilesConfig, WireFiles
 from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
 from app.adapters.postgres.database import PostgresDatabase, outages_named
@@ -16,6 +17,7 @@ from app.adapters.postgres.migrate import migrate as migrate_database
 from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
 from app.adapters.responses.upstream import ResponsesUpstream
+from app.adapters.stores import WireStores
 from app.adapters.tokens import JwksTokenVerifier, SecretTokenVerifier, TokenRules, sign
 from app.adapters.tools.mathematics import Mathematics
 from app.adapters.tools.toolbox import Toolbox
@@ -25,7 +27,9 @@ from app.ports import Database, TokenVerifier, Upstream, WakeUps
 from app.services.actions import ActionService
 from app.services.assistants import AssistantService
 from app.services.crowd import Crowd
+from app.services.erasure import ErasureService, Receipt
 from app.services.execution import Executor
+from app.services.files import FileLimits, FileService
 from app.services.health import HealthService
 from app.services.imports import ImportService
 from app.services.publisher import Publisher
@@ -33,6 +37,7 @@ from app.services.queue import QueuePolicy, QueueService
 from app.services.relay import Relay
 from app.services.runs import RunService
 from app.services.sessions import SessionService
+from app.services.stores import StoreService
 from app.services.threads import ThreadService
 from app.services.tickets import TicketService
 from app.services.tutors import TutorBook
@@ -61,6 +66,8 @@ class ApiServices:
     actions: ActionService
     threads: ThreadService
     tickets: TicketService
+    files: FileService
+    stores: StoreService
     relay: Relay
     health: HealthService
 
@@ -87,10 +94,14 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         queued_runs=settings.max_queued_runs_per_user,
         streams=settings.max_streams_per_user,
         tool_output_chars=settings.max_tool_output_chars,
+        file_bytes=settings.max_file_bytes,
+        files=settings.max_files_per_user,
+        files_bytes=settings.max_files_bytes_per_user,
     )
     relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
     runs = RunService(database, relay, limits, Crowd(settings.max_queued_runs))
     assistants = AssistantService(database, own_allowed=settings.compat_assistants)
+    upstream_files = make_upstream_files(settings)
     try:
         yield ApiServices(
             users=UserService(database, token_verifier(settings), limits),
@@ -100,10 +111,13 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
             actions=ActionService(database, relay),
             threads=ThreadService(database, relay, runs, assistants),
             tickets=TicketService(database),
+            files=FileService(database, upstream_files, _file_limits(settings)),
+            stores=StoreService(database, WireStores(upstream_files)),
             relay=relay,
             health=HealthService(database),
         )
     finally:
+        await upstream_files.aclose()
         await database.aclose()
 
 
@@ -112,6 +126,7 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
     database = _database(settings, patience_s=WORKER_PATIENCE_S)
     upstream = make_upstream(settings, database)
+    upstream_files = make_upstream_files(settings)
     publisher = Publisher(database)
     policy = QueuePolicy(
         lease=settings.run_lease,
@@ -130,12 +145,19 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
             queue=QueueService(database, worker_id, policy),
             publisher=publisher,
             executor=executor,
-            upkeep=UpkeepService(database, upstream, retention=retention),
+            upkeep=UpkeepService(
+                database,
+                upstream,
+                upstream_files,
+                WireStores(upstream_files),
+                retention=retention,
+            ),
             wakeups=_wakeups(settings),
             database=database,
         )
     finally:
         await mathematics.aclose()
+        await upstream_files.aclose()
         await upstream.aclose()
         await database.aclose()
 
@@ -163,6 +185,34 @@ def _database(settings: Settings, *, patience_s: float) -> PostgresDatabase:
 def _wakeups(settings: Settings) -> PostgresWakeUps:
     pooled = False if settings.database_direct_url else None
     return PostgresWakeUps(settings.direct_database(), pooled=pooled)
+
+
+def _file_limits(settings: Settings) -> FileLimits:
+    return FileLimits(
+        size=settings.max_file_bytes,
+        types=settings.media_types,
+        files=settings.max_files_per_user,
+        total=settings.max_files_bytes_per_user,
+        uploads=settings.max_uploads,
+    )
+
+
+def make_upstream_files(settings: Settings) -> WireFiles:
+    """Return the adapter for the upstream's files, which are the same in every dialect.
+
+    Without a key it fails only when it is used: the API needs none for anything else.
+    """
+    key = settings.openai_api_key
+    return WireFiles(
+        FilesConfig(
+            api_key="none" if key is None else key.get_secret_value(),
+            base_url=settings.openai_base_url,
+            answer_s=settings.upstream_first_byte_s,
+            transfer_s=settings.file_timeout_s,
+            # Uploads, and as many downloads.
+            max_connections=2 * settings.max_uploads + 10,
+        )
+    )
 
 
 def make_upstream(settings: Settings, database: Database) -> Upstream:
@@ -242,6 +292,19 @@ def migrate(settings: Settings) -> None:
         if settings.database_direct_url is None and asyncio.run(is_pooled(settings.database())):
             raise SettingsError("DATABASE_URL is a pooler's: set DATABASE_DIRECT_URL to migrate")
         migrate_database(settings.direct_database(), default_model=settings.default_model)
+
+
+async def delete_user(settings: Settings, subject: str, tenant: str | None) -> Receipt:
+    """Forget a user, and have all that is theirs deleted.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    database = _database(settings, patience_s=WORKER_PATIENCE_S)
+    try:
+        return await ErasureService(database).delete_user(subject, tenant)
+    finally:
+        await database.aclose()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from app.api import (
     assistants,
     documents,
     events,
+    files,
     health,
     me,
     messages,
@@ -24,9 +25,11 @@ from app.api import (
     schemas,
     sessions,
 )
+from app.api.compat import files as compat_files
 from app.api.compat import routes as compat
 from app.api.compat.errors import fault as compat_fault
-from app.api.middleware import EdgeMiddleware
+from app.api.middleware import Allowance, EdgeMiddleware
+from app.api.multipart import FORM_BYTES
 from app.container import api_services, configure_logs
 from app.domain.errors import StorageUnavailableError
 from app.settings import Settings, load
@@ -70,9 +73,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await services.health.ready()
             app.state.services = services
             relay = asyncio.create_task(services.relay.run(), name="relay")
-            with _before_shutdown(services.relay.close):
+
+            def close() -> None:
+                services.relay.close()
+                services.files.close()
+
+            with _before_shutdown(close):
                 yield
-            services.relay.close()
+            close()
             relay.cancel()
             with suppress(asyncio.CancelledError):
                 await relay
@@ -87,15 +95,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.field_names = schemas.field_names()
     problems.install(app)
-    for module in (me, assistants, sessions, messages, runs, events, health):
+    for module in (me, assistants, sessions, messages, runs, events, files, health):
         app.include_router(module.router)
     app.include_router(compat.router)
     documents.install(app)
     app.add_middleware(
         EdgeMiddleware,
-        max_body_bytes=chosen.max_body_bytes,
+        usual=Allowance(chosen.max_body_bytes, chosen.body_timeout_s),
         max_bodies=chosen.max_bodies,
-        body_s=chosen.body_timeout_s,
+        uploads={
+            path: Allowance(chosen.max_file_bytes + FORM_BYTES, chosen.file_timeout_s)
+            for path in (files.PATH, compat_files.PATH)
+        },
         on_fault=_fault,
     )
     if chosen.origins:

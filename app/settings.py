@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.domain.files import TYPES
+
 MIN_SECRET_BYTES = 32
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MAX_PORT = 65_535
@@ -125,6 +127,20 @@ class Settings(BaseSettings):
     max_queued_runs: int = Field(
         default=10_000, ge=1, le=1_000_000, description="Queued runs of all users."
     )
+    max_file_bytes: int = Field(default=32 << 20, ge=1024, le=512 << 20, description="A file.")
+    file_types: str = Field(
+        default="png,jpeg,gif,webp,pdf,text", description="Kinds of files that are taken."
+    )
+    file_timeout_s: float = Field(
+        default=120, ge=1, le=3600, description="Time for a file to pass, whole."
+    )
+    max_files_per_user: int = Field(default=200, ge=1, le=100_000, description="Files of a user.")
+    max_files_bytes_per_user: int = Field(
+        default=1 << 30, ge=1024, le=1 << 40, description="Bytes of all files of a user."
+    )
+    max_uploads: int = Field(
+        default=20, ge=1, le=1000, description="Files sent at once, in each API process."
+    )
     max_streams_per_user: int = Field(
         default=20, ge=1, le=10_000, description="Open streams of a user, in each API process."
     )
@@ -164,6 +180,14 @@ class Settings(BaseSettings):
                 raise ValueError("must be `*` or origins such as https://app.example, no path")
         return value
 
+    @field_validator("file_types")
+    @classmethod
+    def _known_types(cls, value: str) -> str:
+        names = {name.strip() for name in value.split(",")}
+        if not names <= set(TYPES):
+            raise ValueError(f"must be some of {', '.join(TYPES)}, comma-separated")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
@@ -198,6 +222,11 @@ class Settings(BaseSettings):
     def origins(self) -> list[str]:
         """The allowed origins."""
         return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
+
+    @property
+    def media_types(self) -> frozenset[str]:
+        """The media types of files that are taken."""
+        return frozenset(TYPES[name.strip()] for name in self.file_types.split(","))
 
     def database(self) -> str:
         """Return `DATABASE_URL`.

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+import app.adapters.postgres.kept_tables  # noqa: F401 - its tables are the schema's too
 from app.adapters.postgres.tables import Base
 from app.settings import load
 

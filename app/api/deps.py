@@ -74,6 +74,10 @@ async def _message_id(message_id: Annotated[str, Path()]) -> str:
     return path_id(message_id)
 
 
+async def _file_id(file_id: Annotated[str, Path()]) -> str:
+    return path_id(file_id)
+
+
 async def _run_id(run_id: Annotated[str, Path()]) -> str:
     return path_id(run_id)
 
@@ -82,6 +86,7 @@ SessionId = Annotated[str, Depends(_session_id)]
 AssistantId = Annotated[str, Depends(_assistant_id)]
 MessageId = Annotated[str, Depends(_message_id)]
 RunId = Annotated[str, Depends(_run_id)]
+FileId = Annotated[str, Depends(_file_id)]
 
 
 async def _reader(
@@ -103,22 +108,36 @@ StreamReader = Annotated[User, Depends(_reader)]
 """The user that a bearer token, or a ticket for this session, speaks for; otherwise 401."""
 
 
-async def _repeatable(
-    request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        Header(
-            description="Yours, of at most 255 visible ASCII characters: sent again within a "
-            "day with the same body, the request is answered as the first time."
-        ),
-    ] = None,
+_IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        description="Yours, of at most 255 visible ASCII characters: sent again within a "
+        "day with the same body, the request is answered as the first time."
+    ),
+]
+
+
+async def _upload_key(
+    request: Request, idempotency_key: _IdempotencyKey = None
 ) -> RequestKey | None:
     if idempotency_key is None:
         return None
     if _KEY.fullmatch(idempotency_key) is None:
         raise InvalidIdempotencyKeyError
+    return RequestKey(f"{request.method} {request.url.path}", idempotency_key, b"")
+
+
+UploadKey = Annotated[RequestKey | None, Depends(_upload_key)]
+"""As `Repeatable`, of a body that is read later, and not whole: its digest is yet to be made."""
+
+
+async def _repeatable(
+    request: Request, key: UploadKey, idempotency_key: _IdempotencyKey = None
+) -> RequestKey | None:
+    if key is None or idempotency_key is None:
+        return None
     digest = hashlib.sha256(await request.body()).digest()
-    return RequestKey(f"{request.method} {request.url.path}", idempotency_key, digest)
+    return RequestKey(key.route, key.key, digest)
 
 
 Repeatable = Annotated[RequestKey | None, Depends(_repeatable)]

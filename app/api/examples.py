@@ -9,6 +9,7 @@ _LATER: Final = "2026-11-24T08:00:02.500000Z"
 _SESSION: Final = "sess_8a1f0c63d29b47e5a0c3d1f2"
 _RUN: Final = "run_41c7e2a9b85d4f06913ae7d0"
 _QUESTION: Final = "msg_b7d91e3f5a2c4806de41f09a"
+_FILE: Final = "file_3c1fd8a0b67e4952ae08c7d1"
 _ANSWER: Final = "msg_0e52c8a7461bd93f7e20a6c5"
 
 ASSISTANT_CREATE: Final[Example] = {
@@ -47,6 +48,21 @@ SESSION: Final[Example] = {
     "updated_at": _AT,
 }
 MESSAGE_CREATE: Final[Example] = {"content": "Please solve `3x**2 + 11x - 10 = 0`."}
+PICTURE_CREATE: Final[Example] = {
+    "content": [
+        {"type": "text", "text": "Is my second step right?"},
+        {"type": "image", "file_id": _FILE},
+    ],
+    "on_active_run": "enqueue",
+}
+FILE: Final[Example] = {
+    "id": _FILE,
+    "object": "file",
+    "filename": "homework.png",
+    "bytes": 183204,
+    "media_type": "image/png",
+    "created_at": _AT,
+}
 MESSAGE: Final[Example] = {
     "id": _QUESTION,
     "object": "message",
@@ -104,8 +120,16 @@ USER: Final[Example] = {
         "queued_runs": 20,
         "streams": 20,
         "tool_output_chars": 200000,
+        "file_bytes": 33554432,
+        "files": 200,
+        "files_bytes": 1073741824,
     },
-    "remaining": {"queued_runs": 20, "streams": 20},
+    "remaining": {
+        "queued_runs": 20,
+        "streams": 20,
+        "files": 199,
+        "files_bytes": 1073558620,
+    },
 }
 TICKET: Final[Example] = {
     "ticket": "Yf3sO1mWc0nA6d…",

@@ -29,6 +29,8 @@ async def read_me(services: Services, user: CurrentUser) -> Response:
             "remaining": {
                 "queued_runs": standing.queued_runs_left,
                 "streams": services.relay.streams_left(user),
+                "files": standing.files_left,
+                "files_bytes": standing.file_bytes_left,
             },
         }
     )

@@ -18,7 +18,7 @@ from app.api.deps import (
 from app.api.problems import invalid, responses
 from app.api.stream import MEDIA_TYPE, EventStreamResponse, is_accepted
 from app.domain.errors import NotFoundError, SessionBusyError
-from app.domain.models import Part, User
+from app.domain.models import Part, PartKind, User
 from app.services.runs import Posted
 from app.services.streams import Stream
 
@@ -94,12 +94,20 @@ def _parts(wanted: schemas.MessageCreate, max_chars: int) -> list[Part]:
     if isinstance(wanted.content, str):
         parts = [Part(wanted.content)]
     else:
-        parts = [Part(part.text) for part in wanted.content]
+        parts = [
+            Part(part.text)
+            if isinstance(part, schemas.TextPartIn)
+            else Part(kind=PartKind(part.type), file_id=part.file_id)
+            for part in wanted.content
+        ]
+    files = sum(part.file_id is not None for part in parts)
+    if files > schemas.MAX_FILES:
+        raise invalid(("body", "content"), f"A message has at most {schemas.MAX_FILES} files.")
     size = sum(len(part.text) for part in parts)
     if size > max_chars:
         raise invalid(("body", "content"), f"A message has at most {max_chars} characters.")
-    if not any(part.text.strip() for part in parts):
-        raise invalid(("body", "content"), "A message needs some text.")
+    if not files and not any(part.text.strip() for part in parts):
+        raise invalid(("body", "content"), "A message needs some text, or a file.")
     return parts
 
 

@@ -7,7 +7,9 @@ import asyncio
 import logging
 import re
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,6 +34,14 @@ def request_id_of(scope: Any) -> str:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a body may be: bytes, and seconds to come in."""
+
+    size: int
+    seconds: float
+
+
 class RefusedError(HTTPException):
     """The body is not taken: as FastAPI reads it, it lets only these through."""
 
@@ -43,18 +53,25 @@ class EdgeMiddleware:
         self,
         app: ASGIApp,
         *,
-        max_body_bytes: int,
+        usual: "Allowance",
         max_bodies: int,
-        body_s: float,
+        uploads: Mapping[str, "Allowance"],
         on_fault: ASGIApp,
     ) -> None:
         self._app = app
         self._on_fault = on_fault
-        self.max_body_bytes = max_body_bytes
+        self._uploads = uploads
+        """By path: files are larger than any other body, and take longer to come."""
+        self._usual = usual
         self.max_bodies = max_bodies
-        self.body_s = body_s
         self.bodies = 0
         """Requests whose body was taken, and whose answer has not begun."""
+
+    def allowance(self, scope: Scope) -> "Allowance":
+        """Return what a request's body may be."""
+        if scope["method"] != "POST":
+            return self._usual
+        return self._uploads.get(scope["path"], self._usual)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -78,8 +95,8 @@ class _Exchange:
     """One request and its answer."""
 
     __slots__ = (
-        "_deadline", "_edge", "_id", "_is_counted", "_is_read", "_is_too_large", "_receive",
-        "_send", "_taken", "is_started",
+        "_allowance", "_deadline", "_edge", "_id", "_is_counted", "_is_read", "_is_too_large",
+        "_receive", "_send", "_taken", "is_started",
     )  # fmt: skip
 
     def __init__(self, edge: EdgeMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +106,9 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._id = scope["request_id"] = _request_id(headers)
-        self._is_too_large = announced.isdecimal() and int(announced) > edge.max_body_bytes
+        self._allowance = edge.allowance(scope)
+        most = self._allowance.size
+        self._is_too_large = announced.isdecimal() and int(announced) > most
         self._is_read = False
         self._is_counted = False
         self._taken = 0
@@ -104,7 +123,7 @@ class _Exchange:
             raise RefusedError(413, headers={"Connection": "close"})
         message = await self._piece()
         self._taken += len(message.get("body", b""))
-        self._is_too_large = self._taken > self._edge.max_body_bytes
+        self._is_too_large = self._taken > self._allowance.size
         if self._is_too_large:
             raise RefusedError(413, headers={"Connection": "close"})
         self._is_read = not message.get("more_body")
@@ -114,7 +133,7 @@ class _Exchange:
 
     async def _piece(self) -> Message:
         loop = asyncio.get_running_loop()
-        self._deadline = self._deadline or loop.time() + self._edge.body_s
+        self._deadline = self._deadline or loop.time() + self._allowance.seconds
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._receive()

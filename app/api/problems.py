@@ -43,6 +43,13 @@ STATUS: Final[Mapping[type[errors.DomainError], int]] = {
     errors.ShuttingDownError: 503,
     errors.AuthUnavailableError: 503,
     errors.SchemaBehindError: 503,
+    errors.FileRefusedError: 422,
+    errors.FileTooLargeError: 413,
+    errors.TooManyFilesError: 409,
+    errors.TooManyStoresError: 409,
+    errors.ResourceRefusedError: 422,
+    errors.TooManyUploadsError: 503,
+    errors.NotDownloadableError: 409,
     # These stay inside the worker; should one reach the door, it is a fault of ours.
     errors.FencedError: 500,
     errors.UpstreamError: 502,

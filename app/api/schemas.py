@@ -5,18 +5,21 @@ import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WrapValidator
 
-from app.api import examples
+from app.api import examples, hosted
 from app.domain.models import MessageStatus, Role, RunStatus, SessionStatus
 from app.domain.text import is_storable
 from app.services.runs import OnActiveRun
 
 T = TypeVar("T")
+M = TypeVar("M")
 
 NOT_IN_LINES: Final = frozenset({"Cc", "Zl", "Zp"})
 """Controls, and separators of lines and paragraphs."""
 MAX_JSON_DEPTH: Final = 64
+MAX_FILES: Final = 10
+"""In one message."""
 
 
 def _storable(text: str) -> str:
@@ -55,6 +58,12 @@ def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if schema and schema.get("type") != "object":
         raise ValueError("must be the schema of an object: its `type` is not `object`")
     return schema
+
+
+def _storable_model(value: M) -> M:
+    if isinstance(value, BaseModel):
+        _storable_json(value.model_dump())
+    return value
 
 
 Text = Annotated[str, AfterValidator(_storable)]
@@ -97,6 +106,25 @@ class FunctionTool(_In):
     function: FunctionDef
 
 
+Tool = Annotated[
+    FunctionTool | hosted.CodeInterpreterTool | hosted.FileSearchTool,
+    WrapValidator(
+        hosted.by_type(
+            {
+                "code_interpreter": hosted.CodeInterpreterTool,
+                "file_search": hosted.FileSearchTool,
+                "function": FunctionTool,
+            }
+        )
+    ),
+]
+Format = Annotated[
+    Literal["auto"] | hosted.ResponseFormat,
+    WrapValidator(hosted.read_format),
+    AfterValidator(_storable_model),
+]
+
+
 class AssistantCreate(_In):
     """A new tutor."""
 
@@ -105,11 +133,13 @@ class AssistantCreate(_In):
     name: Annotated[Line, StringConstraints(max_length=256)] | None = None
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
-    tool_resources: Json = {}
+    tools: Annotated[list[Tool], Field(max_length=128)] = []
+    tool_resources: Annotated[hosted.ToolResources, AfterValidator(_storable_model)] = (
+        hosted.ToolResources()
+    )
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    response_format: Literal["auto"] | Json = "auto"
+    response_format: Format = "auto"
     metadata: Metadata = {}
 
 
@@ -121,11 +151,13 @@ class AssistantUpdate(_In):
     name: Annotated[Line, StringConstraints(max_length=256)] | None = None
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] = []
-    tool_resources: Json = {}
+    tools: Annotated[list[Tool], Field(max_length=128)] = []
+    tool_resources: Annotated[hosted.ToolResources, AfterValidator(_storable_model)] = (
+        hosted.ToolResources()
+    )
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
-    response_format: Literal["auto"] | Json = "auto"
+    response_format: Format = "auto"
     metadata: Metadata = {}
 
 
@@ -154,11 +186,23 @@ class TextPartIn(_In):
     text: Text
 
 
-class MessageCreate(_In):
-    """What the student says."""
+class FilePartIn(_In):
+    """A part of a message: a picture to look at, or a file to read, uploaded before."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [examples.MESSAGE_CREATE]})
-    content: Text | Annotated[list[TextPartIn], Field(min_length=1, max_length=64)]
+    type: Literal["image", "file"]
+    file_id: PublicId
+
+
+PartIn = Annotated[TextPartIn | FilePartIn, Field(discriminator="type")]
+
+
+class MessageCreate(_In):
+    """What the student says, and shows."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [examples.MESSAGE_CREATE, examples.PICTURE_CREATE]}
+    )
+    content: Text | Annotated[list[PartIn], Field(min_length=1, max_length=64)]
     run: bool = Field(
         default=True, description="False only stores the message; the next run sees it."
     )
@@ -246,11 +290,23 @@ class SessionOut(BaseModel):
 
 
 class PartOut(BaseModel):
-    """A part of a message."""
+    """A part of a message: words, or a file, which may have been deleted since."""
 
-    type: Literal["text", "refusal"]
-    text: str
+    type: Literal["text", "refusal", "image", "file"]
+    text: str | None = None
     annotations: list[dict[str, Any]] | None = None
+    file_id: str | None = None
+
+
+class FileOut(BaseModel):
+    """A file of yours."""
+
+    id: str
+    object: Literal["file"]
+    filename: str
+    bytes: int
+    media_type: str = Field(description="What its first bytes say that it is.")
+    created_at: datetime
 
 
 class MessageOut(BaseModel):
@@ -349,11 +405,13 @@ def field_names() -> frozenset[str]:
     models: tuple[type[BaseModel], ...] = (
         FunctionDef,
         FunctionTool,
+        *hosted.HOSTED_MODELS,
         AssistantCreate,
         AssistantUpdate,
         SessionCreate,
         SessionUpdate,
         TextPartIn,
+        FilePartIn,
         MessageCreate,
         RunCreate,
         ToolOutputIn,
@@ -361,4 +419,4 @@ def field_names() -> frozenset[str]:
     )
     names = {name for model in models for name in model.model_fields}
     query = {"limit", "order", "after", "before", "run_id", "wait", "known", "ticket"}
-    return frozenset(names | query | {"body", "query", "path", "header"})
+    return frozenset(names | query | {"file", "image", "body", "query", "path", "header"})

@@ -203,6 +203,51 @@ class SchemaBehindError(DomainError):
     code = "schema_behind"
 
 
+class FileRefusedError(DomainError):
+    """The file can't be taken."""
+
+    code = "file_refused"
+
+
+class FileTooLargeError(DomainError):
+    """The file is larger than files may be here."""
+
+    code = "file_too_large"
+
+
+class TooManyFilesError(DomainError):
+    """The user keeps as many files, or bytes in files, as a user may; delete some first."""
+
+    code = "too_many_files"
+
+
+class TooManyStoresError(DomainError):
+    """The user has as many vector stores as a user may; delete some first."""
+
+    code = "too_many_stores"
+
+
+class ResourceRefusedError(DomainError):
+    """A tool names a file or a vector store that is not there, or is somebody else's."""
+
+    code = "resource_refused"
+
+
+class TooManyUploadsError(DomainError):
+    """Too many files are being sent at once; please try again in a moment."""
+
+    code = "too_many_uploads"
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=timedelta(seconds=5))
+
+
+class NotDownloadableError(DomainError):
+    """The upstream keeps the content of this file to itself."""
+
+    code = "file_not_downloadable"
+
+
 class FencedError(DomainError):
     """The run is no longer this worker's: it was taken over, ended or deleted."""
 

@@ -13,6 +13,9 @@ SESSION: Final = "sess"
 MESSAGE: Final = "msg"
 RUN: Final = "run"
 STEP: Final = "step"
+FILE: Final = "file"
+STORE: Final = "vs"
+BATCH: Final = "vsfb"
 WORKER: Final = "work"
 
 _SHAPE: Final = re.compile(r"[a-z]{2,8}_[0-9A-Za-z]{1,64}")

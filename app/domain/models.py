@@ -80,18 +80,29 @@ class PartKind(StrEnum):
 
     TEXT = "text"
     REFUSAL = "refusal"
+    IMAGE = "image"
+    FILE = "file"
+
+    @property
+    def is_words(self) -> bool:
+        """Whether it holds words, not a file."""
+        return self in {PartKind.TEXT, PartKind.REFUSAL}
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One part of a message's content."""
 
-    text: str
+    text: str = ""
     kind: PartKind = PartKind.TEXT
     annotations: Sequence[JsonObject] = ()
+    file_id: str | None = None
+    """Of an image or a file, which has no text."""
 
     def body(self) -> JsonObject:
         """The public shape."""
+        if not self.kind.is_words:
+            return {"type": self.kind.value, "file_id": self.file_id}
         if self.kind is PartKind.REFUSAL:
             return {"type": "refusal", "text": self.text}
         return {"type": "text", "text": self.text, "annotations": list(self.annotations)}
@@ -99,7 +110,12 @@ class Part:
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> "Part":
         """Read back what `body()` wrote."""
-        return cls(body["text"], PartKind(body["type"]), tuple(body.get("annotations", ())))
+        return cls(
+            body.get("text", ""),
+            PartKind(body["type"]),
+            tuple(body.get("annotations", ())),
+            body.get("file_id"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

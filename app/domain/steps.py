@@ -29,7 +29,8 @@ class RunStep:
     Its details, by kind:
     - `function`: `calls`, each with `id, name, arguments, output`; one step for all calls of a
       generation. It is completed when each has its output.
-    - `code_interpreter`: `input`, and `outputs` as the Assistants API has them.
+    - `code_interpreter`: `input`, and `outputs`: `logs` as the Assistants API has them, and
+      that there was an `image`.
     - `file_search`: `queries`, and `results` with `file_id, file_name, score, text`.
     - others: whatever a student may see.
     """

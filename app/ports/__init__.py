@@ -4,6 +4,16 @@ A unit of work is one database transaction: it commits when its block ends well,
 held across an upstream call or between two events of a stream.
 """
 
+from app.ports.files import (
+    Attached,
+    FilePurpose,
+    Files,
+    Held,
+    Kept,
+    KeptKind,
+    Ledger,
+    UpstreamFiles,
+)
 from app.ports.imports import Imported, Imports
 from app.ports.log import Append, Cursor, EventLog, LogState, ThreadMark
 from app.ports.queue import Claim, Queue, Thread, Upkeep
@@ -27,6 +37,7 @@ from app.ports.records import (
     VersionKey,
 )
 from app.ports.storage import Database, UnitOfWork, Wake, Wakes, WakeUps
+from app.ports.stores import NO_RESOURCES, Resources, Stores, Taken, UpstreamStores
 from app.ports.tools import ToolContext, Tools
 from app.ports.upstream import (
     Calls,
@@ -44,34 +55,45 @@ from app.ports.upstream import (
 )
 
 __all__ = [
+    "NO_RESOURCES",
     "Admission",
     "Answers",
     "Append",
     "AssistantLock",
     "AssistantVersion",
     "Assistants",
+    "Attached",
     "Calls",
     "Claim",
     "Cursor",
     "Database",
     "Ended",
     "EventLog",
+    "FilePurpose",
+    "Files",
     "FirstAnswer",
     "Generation",
+    "Held",
     "Imported",
     "Imports",
+    "Kept",
+    "KeptKind",
+    "Ledger",
     "LogState",
     "Messages",
     "Page",
     "PageQuery",
     "Queue",
     "RequestKey",
+    "Resources",
     "Restarted",
     "Runs",
     "SessionChange",
     "Sessions",
     "Started",
     "Step",
+    "Stores",
+    "Taken",
     "TextDelta",
     "Thread",
     "ThreadMark",
@@ -86,6 +108,8 @@ __all__ = [
     "Upkeep",
     "Upstream",
     "UpstreamEvent",
+    "UpstreamFiles",
+    "UpstreamStores",
     "Users",
     "VersionKey",
     "Wake",

@@ -89,18 +89,14 @@ class Queue(Protocol):
 
 
 class Upkeep(Protocol):
-    """What must go, and the copies of it that the upstream holds."""
-
-    async def threads_to_delete(self, limit: int) -> Sequence[str]:
-        """Return upstream threads that no session will use again."""
-        ...
-
-    async def thread_deleted(self, thread_id: str) -> None:
-        """Record that the upstream deleted it."""
-        ...
+    """What must go here, once the upstream's copies are gone."""
 
     async def purge(self, limit: int) -> int:
         """Delete rows of hidden sessions whose upstream copies are gone; return how many."""
+        ...
+
+    async def purge_users(self) -> int:
+        """Delete what deleted users left behind, and their rows last; return how many went."""
         ...
 
     async def beat(self, worker_id: str) -> None:

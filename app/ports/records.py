@@ -61,6 +61,17 @@ class Users(Protocol):
         """Return the id of the principal's user, made at first sight."""
         ...
 
+    async def find(self, subject: str, tenant: str | None) -> str | None:
+        """Return the id of a user who has been here, and was not deleted."""
+        ...
+
+    async def erase(self, user_id: str) -> Sequence[str]:
+        """Forget who a user was, and hide all that is theirs; return their sessions.
+
+        Entries of what the upstream keeps are retired; rows go when it keeps nothing more.
+        """
+        ...
+
     async def queued_runs(self, user_id: str) -> int:
         """Count the user's runs that wait in the queue."""
         ...
@@ -154,7 +165,10 @@ class Sessions(Protocol):
         ...
 
     async def hide(self, session_id: str) -> None:
-        """Delete it for its user at once and fence its run; rows go when it is purged."""
+        """Delete it for its user at once, with files of no other session, and fence its run.
+
+        Rows go when it is purged.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import Literal, Protocol
 
+from app.ports.files import Files, Ledger
 from app.ports.imports import Imports
 from app.ports.log import EventLog
 from app.ports.queue import Queue, Upkeep
@@ -17,6 +18,7 @@ from app.ports.records import (
     Tickets,
     Users,
 )
+from app.ports.stores import Stores
 from app.ports.upstream import Tutors
 
 
@@ -47,6 +49,12 @@ class UnitOfWork(Protocol):
     def tickets(self) -> Tickets: ...  # noqa: D102 - named by its type
     @property
     def imports(self) -> Imports: ...  # noqa: D102 - named by its type
+    @property
+    def files(self) -> Files: ...  # noqa: D102 - named by its type
+    @property
+    def ledger(self) -> Ledger: ...  # noqa: D102 - named by its type
+    @property
+    def stores(self) -> Stores: ...  # noqa: D102 - named by its type
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

@@ -16,7 +16,9 @@ from app.domain.models import (
     Usage,
 )
 from app.domain.steps import StepStatus
+from app.ports.files import Attached
 from app.ports.queue import Thread
+from app.ports.stores import NO_RESOURCES, Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,13 @@ class Turn:
     """What was said, as the upstream is told it."""
 
     role: Role
-    texts: Sequence[str]
+    parts: Sequence[str | Attached]
+    """Texts, and files as the upstream knows them."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts alone."""
+        return [part for part in self.parts if isinstance(part, str)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Generation:
     """With outputs: the upstream's name for the generation that asked for them."""
     tail: str | None = None
     """Where the thread ends, as `Ended.tail` or `Thread.tail` told."""
+    resources: Resources = NO_RESOURCES
+    """What its tools work on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +188,10 @@ class Upstream(Protocol):
         Raises:
             UpstreamError: Not all of it can be deleted, for now.
         """
+        ...
+
+    async def delete_response(self, response_id: str) -> None:
+        """Delete a generation's own record; one that is gone already is fine."""
         ...
 
     async def aclose(self) -> None:

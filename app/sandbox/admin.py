@@ -88,6 +88,9 @@ async def stats(request: Request) -> Response:
                 len(each.items) for each in state.orphans.values()
             ),
             "responses": len(state.responses),
+            "files": len(state.files),
+            "files_made": state.files_made,
+            "stores": len(state.stores),
             "running": len(running),
             "running_background": sum(each.background for each in running),
             "locked_conversations": sum(

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.sandbox import admin, conversations, models, responses
+from app.sandbox import admin, conversations, files, models, responses, vector_stores
 from app.sandbox.config import SandboxConfig
 from app.sandbox.context import Context
 from app.sandbox.errors import ApiError
@@ -45,6 +45,7 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
         ledger=Ledger(),
         pace=PaceBook(config.tokens_per_second),
         tutor=tutor or offline,
+        calculator=offline,
     )
 
     @asynccontextmanager
@@ -64,6 +65,8 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
             *models.ROUTES,
             *conversations.ROUTES,
             *responses.ROUTES,
+            *files.ROUTES,
+            *vector_stores.ROUTES,
             *admin.ROUTES,
         ],
         exception_handlers={

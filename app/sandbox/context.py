@@ -7,6 +7,7 @@ from starlette.requests import Request
 
 from app.sandbox.config import SandboxConfig
 from app.sandbox.faults import FaultBook
+from app.sandbox.hosted import Calculator
 from app.sandbox.ledger import Ledger
 from app.sandbox.pace import PaceBook
 from app.sandbox.planning import Answerer
@@ -15,7 +16,7 @@ from app.sandbox.state import State
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One sandbox: its settings, memory, faults, ledger, pace and tutor."""
+    """One sandbox: its settings, memory, faults, ledger, pace, tutor and calculator."""
 
     config: SandboxConfig
     state: State
@@ -23,6 +24,7 @@ class Context:
     ledger: Ledger
     pace: PaceBook
     tutor: Answerer
+    calculator: Calculator
 
 
 def context_of(request: Request) -> Context:

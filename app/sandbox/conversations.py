@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.sandbox.attachments import require_files
 from app.sandbox.context import context_of
 from app.sandbox.errors import ApiError, missing
 from app.sandbox.items import Item, read_items, require_new
@@ -20,6 +21,7 @@ async def create(request: Request) -> Response:
     body = await read_object(request, context.config.max_body_bytes, optional=True)
     items = read_items(body, required=False)
     require_new([], items)
+    require_files(context.state, items)
     return json_response(context.state.new_conversation(read_metadata(body), items).body())
 
 
@@ -54,6 +56,7 @@ async def create_items(request: Request) -> Response:
     items = read_items(body, required=True)
     require_unlocked(conversation)
     require_new(list(conversation.items.values()), items)
+    require_files(context_of(request).state, items)
     conversation.add(items)
     return json_response(_list(items))
 

@@ -57,6 +57,16 @@ def conversation_not_found(conversation_id: str) -> ApiError:
     return ApiError(404, f"Conversation with id '{conversation_id}' not found.")
 
 
+def file_not_found(file_id: str) -> ApiError:
+    """No such file; also once it expired or was deleted."""
+    return ApiError(404, f"No such File object: {file_id}", param="id")
+
+
+def store_not_found(store_id: str) -> ApiError:
+    """No such vector store."""
+    return ApiError(404, f"Vector store with id '{store_id}' not found.")
+
+
 def response_not_found(response_id: str) -> ApiError:
     """No such response; also of a foreground stream whose reader went away."""
     return ApiError(404, f"Response with id '{response_id}' not found.")

@@ -17,7 +17,7 @@ from app.sandbox.generation import Ending
 from app.sandbox.jsonio import json_response
 from app.sandbox.protocol import hang_up
 
-_ID: Final = re.compile(r"/(?:conv|resp|msg|fc|fco|rs|item)_[^/]+")
+_ID: Final = re.compile(r"/(?:(?:conv|resp|msg|fc|fco|rs|item)_|file-)[^/]+")
 _RESPONSE_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -21,9 +21,10 @@ _CALL_TOKENS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """The tutor answers with a text."""
+    """The tutor answers with a text, and cites what it was taken from."""
 
     text: str
+    annotations: Sequence[dict[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,24 @@ class Call:
     arguments: str
 
 
-Plan = list[Say | Call]
+@dataclass(frozen=True, slots=True)
+class RunCode:
+    """The upstream runs code, which prints something."""
+
+    code: str
+    logs: str
+    container_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The upstream searches files."""
+
+    queries: list[str]
+    results: list[dict[str, Any]]
+
+
+Plan = list[Say | Call | RunCode | Search]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +74,7 @@ class Job:
     tokens_per_second: float
     max_output_tokens: int | None
     obfuscate: bool
+    include: frozenset[str]
     ending: Ending | None
     on_completed: Callable[[], None]
 
@@ -100,10 +119,7 @@ class Generation:
         complete = True
         try:
             for index, part in enumerate(plan):
-                source = (
-                    self._say(index, part) if isinstance(part, Say) else self._call(index, part)
-                )
-                async for event in source:
+                async for event in self._take_part(index, part):
                     yield event
                 complete = body["incomplete_details"] is None
                 if not complete:
@@ -114,6 +130,17 @@ class Generation:
             return
         self._settle("completed" if complete else "incomplete")
         yield self._snapshot(f"response.{body['status']}")
+
+    def _take_part(self, index: int, part: Say | Call | RunCode | Search) -> AsyncIterator[bytes]:
+        match part:
+            case Say():
+                return self._say(index, part)
+            case Call():
+                return self._call(index, part)
+            case RunCode():
+                return self._run_code(index, part)
+            case Search():
+                return self._search(index, part)
 
     async def _say(self, index: int, part: Say) -> AsyncIterator[bytes]:
         item: Item = {
@@ -148,9 +175,17 @@ class Generation:
             written.append(token)
             yield encoder.encode(token, self._take())
         text = "".join(written)
-        item |= {"status": status, "content": [_text_part(text)]}
+        notes = [note for note in part.annotations if note["index"] <= len(text)]
+        for number, note in enumerate(notes):
+            yield self._event(
+                "response.output_text.annotation.added",
+                **place,
+                annotation_index=number,
+                annotation=note,
+            )
+        item |= {"status": status, "content": [_text_part(text, notes)]}
         yield self._event("response.output_text.done", **place, text=text, logprobs=[])
-        yield self._event("response.content_part.done", **place, part=_text_part(text))
+        yield self._event("response.content_part.done", **place, part=_text_part(text, notes))
         yield self._event("response.output_item.done", output_index=index, item=item)
 
     async def _call(self, index: int, part: Call) -> AsyncIterator[bytes]:
@@ -179,6 +214,53 @@ class Generation:
             name=part.name,
             arguments=part.arguments,
         )
+        yield self._event("response.output_item.done", output_index=index, item=item)
+
+    async def _run_code(self, index: int, part: RunCode) -> AsyncIterator[bytes]:
+        item: Item = {
+            "id": new_id("ci"),
+            "type": "code_interpreter_call",
+            "status": "in_progress",
+            "code": "",
+            "container_id": part.container_id,
+            "outputs": None,
+        }
+        place = {"item_id": item["id"], "output_index": index}
+        yield self._event("response.output_item.added", output_index=index, item=item)
+        yield self._event("response.code_interpreter_call.in_progress", **place)
+        encoder = DeltaEncoder(
+            "response.code_interpreter_call_code.delta", place, obfuscate=self._job.obfuscate
+        )
+        self._response.body["output"].append(item)
+        for token in split_tokens(part.code):
+            await self._pace()
+            yield encoder.encode(token, self._take())
+        yield self._event("response.code_interpreter_call_code.done", **place, code=part.code)
+        yield self._event("response.code_interpreter_call.interpreting", **place)
+        yield self._event("response.code_interpreter_call.completed", **place)
+        item |= {"status": "completed", "code": part.code}
+        if "code_interpreter_call.outputs" in self._job.include:
+            item["outputs"] = [{"type": "logs", "logs": part.logs}]
+        yield self._event("response.output_item.done", output_index=index, item=item)
+
+    async def _search(self, index: int, part: Search) -> AsyncIterator[bytes]:
+        item: Item = {
+            "id": new_id("fs"),
+            "type": "file_search_call",
+            "status": "in_progress",
+            "queries": [],
+            "results": None,
+        }
+        place = {"item_id": item["id"], "output_index": index}
+        yield self._event("response.output_item.added", output_index=index, item=item)
+        self._response.body["output"].append(item)
+        yield self._event("response.file_search_call.in_progress", **place)
+        yield self._event("response.file_search_call.searching", **place)
+        await self._pace()
+        yield self._event("response.file_search_call.completed", **place)
+        item |= {"status": "completed", "queries": part.queries}
+        if "file_search_call.results" in self._job.include:
+            item["results"] = part.results
         yield self._event("response.output_item.done", output_index=index, item=item)
 
     async def _pace(self) -> None:
@@ -262,8 +344,8 @@ class Generation:
         return number
 
 
-def _text_part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text_part(text: str, notes: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": list(notes), "logprobs": []}
 
 
 def _close_output(output: list[Item]) -> None:

@@ -8,6 +8,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(24)}"
 
 
+def new_file_id() -> str:
+    """Make the id of a file, which has a dash where others have an underscore."""
+    return f"file-{secrets.token_hex(11)}"
+
+
 def new_call_id() -> str:
     """Make the id that joins a function call and its output."""
     return f"call_{secrets.token_urlsafe(18).replace('-', 'x').replace('_', 'y')}"

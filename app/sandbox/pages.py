@@ -12,13 +12,25 @@ MAX_LIMIT: Final = 100
 DEFAULT_LIMIT: Final = 20
 
 
-def page(items: Sequence[Item], query: QueryParams) -> dict[str, Any]:
+def page(
+    items: Sequence[Item],
+    query: QueryParams,
+    *,
+    most: int = MAX_LIMIT,
+    default: int = DEFAULT_LIMIT,
+) -> dict[str, Any]:
     """Cut a page out of items that are in their order of creation.
+
+    Args:
+        items: All that there are.
+        query: The request's `limit`, `order` and `after`.
+        most: The greatest `limit`.
+        default: The `limit` of a request without one.
 
     Raises:
         ApiError: A parameter is out of range, or the cursor unknown.
     """
-    limit = _limit(query.get("limit"))
+    limit = _limit(query.get("limit"), most, default)
     order = query.get("order", "desc")
     if order not in {"asc", "desc"}:
         raise invalid("order", "asc or desc")
@@ -40,9 +52,9 @@ def page(items: Sequence[Item], query: QueryParams) -> dict[str, Any]:
     }
 
 
-def _limit(value: str | None) -> int:
+def _limit(value: str | None, most: int, default: int) -> int:
     if value is None:
-        return DEFAULT_LIMIT
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= MAX_LIMIT:
-        raise invalid("limit", f"an integer from 1 to {MAX_LIMIT}")
+        return default
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= most:
+        raise invalid("limit", f"an integer from 1 to {most}")
     return int(value)

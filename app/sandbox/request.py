@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from app.sandbox.errors import ApiError, invalid, missing
+from app.sandbox.formats import read_format
+from app.sandbox.hosted import read_include
 from app.sandbox.items import Item, read_input
 from app.sandbox.jsonio import is_array, is_object, read_metadata
 
@@ -37,6 +39,8 @@ class CreateRequest:
     parallel_tool_calls: bool
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
+    include: frozenset[str]
+    format: dict[str, Any]
     metadata: dict[str, str]
     echo: dict[str, Any]
 
@@ -84,6 +88,8 @@ def read_create(body: dict[str, Any]) -> CreateRequest:
         parallel_tool_calls=_flag(body, "parallel_tool_calls", default=True),
         tool_choice=_tool_choice(body.get("tool_choice")),
         tools=_tools(body.get("tools")),
+        include=read_include(body.get("include")),
+        format=read_format(body.get("text")),
         metadata=read_metadata(body),
         echo=_echo(body),
     )
@@ -102,8 +108,11 @@ def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
         "service_tier": "default",
         "top_logprobs": 0,
         "reasoning": {"effort": None, "summary": None},
-        "text": {"format": {"type": "text"}, "verbosity": "medium"}
-        | (text if is_object(text) else {}),
+        "text": {
+            "verbosity": "medium",
+            **(text if is_object(text) else {}),
+            "format": read_format(text),
+        },
     }
 
 

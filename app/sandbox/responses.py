@@ -11,11 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app.sandbox.attachments import require_files
 from app.sandbox.context import Context, context_of
 from app.sandbox.conversations import require_unlocked
 from app.sandbox.errors import ApiError, invalid
 from app.sandbox.faults import ending_of
+from app.sandbox.formats import require_word
 from app.sandbox.generation import Generation, Job
+from app.sandbox.hosted import check_tool
 from app.sandbox.ids import new_id
 from app.sandbox.items import Item, require_new, require_paired, text_of
 from app.sandbox.jsonio import json_response, read_object
@@ -40,11 +43,16 @@ async def create(request: Request) -> Response:
         Job(
             response=response,
             plan=lambda: make_plan(
-                context.tutor, [*response.history, *response.input_items], wanted
+                context.tutor,
+                context.calculator,
+                [*response.history, *response.input_items],
+                wanted,
+                state,
             ),
             tokens_per_second=context.pace.of("\n".join(map(text_of, response.input_items))),
             max_output_tokens=wanted.max_output_tokens,
             obfuscate=wanted.obfuscate,
+            include=wanted.include,
             ending=ending_of(request.scope),
             on_completed=state.count_completed,
         )
@@ -83,6 +91,11 @@ def _admit(context: Context, wanted: CreateRequest) -> StoredResponse:
         history = [*previous.history, *previous.input_items, *previous.body["output"]]
     require_new(history, wanted.input_items)
     require_paired(history, wanted.input_items)
+    require_files(state, [*history, *wanted.input_items])
+    texts = [text_of(item) for item in [*history, *wanted.input_items]]
+    require_word(wanted.format, [wanted.instructions or "", *texts])
+    for index, tool in enumerate(wanted.tools):
+        check_tool(state, tool, wanted.model, f"tools[{index}]")
     response = StoredResponse(
         body=_body(wanted, conversation),
         input_items=wanted.input_items,

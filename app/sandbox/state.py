@@ -7,9 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.sandbox.errors import ApiError, conversation_not_found, response_not_found
-from app.sandbox.ids import new_id
+from app.sandbox.errors import (
+    ApiError,
+    conversation_not_found,
+    file_not_found,
+    response_not_found,
+    store_not_found,
+)
+from app.sandbox.ids import new_file_id, new_id
 from app.sandbox.items import Item
+from app.sandbox.stores import VectorStore
 
 
 @dataclass(slots=True)
@@ -89,13 +96,42 @@ class StoredResponse:
         self.wake()
 
 
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file, and its content."""
+
+    id: str
+    filename: str
+    content: bytes
+    purpose: str
+    created_at: int
+    expires_at: int | None = None
+
+    def body(self) -> dict[str, Any]:
+        """Return the file as clients see it."""
+        return {
+            "id": self.id,
+            "object": "file",
+            "bytes": len(self.content),
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            "filename": self.filename,
+            "purpose": self.purpose,
+            "status": "processed",
+            "status_details": None,
+        }
+
+
 class State:
-    """Conversations, items, responses and counters of one sandbox."""
+    """Conversations, items, responses, files, vector stores and counters of one sandbox."""
 
     def __init__(self) -> None:
         self.conversations: dict[str, Conversation] = {}
         self.orphans: dict[str, Conversation] = {}
         self.responses: dict[str, StoredResponse] = {}
+        self.files: dict[str, StoredFile] = {}
+        self.stores: dict[str, VectorStore] = {}
+        self.files_made = 0
         self.calls: Counter[str] = Counter()
         self.generations = 0
         self.generations_completed = 0
@@ -142,6 +178,64 @@ class State:
             raise response_not_found(response_id)
         return found
 
+    def new_file(
+        self, filename: str, content: bytes, purpose: str, *, expires_at: int | None = None
+    ) -> StoredFile:
+        """Keep a file."""
+        made = StoredFile(new_file_id(), filename, content, purpose, int(time.time()), expires_at)
+        self.files[made.id] = made
+        self.files_made += 1
+        return made
+
+    def file(self, file_id: str) -> StoredFile:
+        """Find a file.
+
+        Raises:
+            ApiError: 404.
+        """
+        self._forget_expired()
+        found = self.files.get(file_id)
+        if found is None:
+            raise file_not_found(file_id)
+        return found
+
+    def living_files(self) -> list[StoredFile]:
+        """Return all files, the oldest first."""
+        self._forget_expired()
+        return list(self.files.values())
+
+    @property
+    def file_bytes(self) -> int:
+        """What all files take."""
+        return sum(len(each.content) for each in self.living_files())
+
+    def delete_file(self, file_id: str) -> None:
+        """Remove a file, out of every store too.
+
+        Raises:
+            ApiError: 404.
+        """
+        del self.files[self.file(file_id).id]
+        for store in self.stores.values():
+            store.files.pop(file_id, None)
+
+    def store(self, store_id: str) -> VectorStore:
+        """Find a vector store.
+
+        Raises:
+            ApiError: 404.
+        """
+        found = self.stores.get(store_id)
+        if found is None:
+            raise store_not_found(store_id)
+        return found
+
+    def _forget_expired(self) -> None:
+        now = time.time()
+        gone = [f.id for f in self.files.values() if f.expires_at and f.expires_at <= now]
+        for file_id in gone:
+            del self.files[file_id]
+
     def count_completed(self) -> None:
         """A generation ran to its end."""
         self.generations_completed += 1
@@ -171,10 +265,11 @@ class State:
     async def reset(self) -> None:
         """Forget everything, and end everything that runs."""
         responses = list(self.responses.values())
-        self.conversations, self.orphans, self.responses = {}, {}, {}
+        self.conversations, self.orphans, self.responses, self.files = {}, {}, {}, {}
+        self.stores = {}
         self.calls.clear()
         self.generations = self.generations_completed = 0
-        self.conversations_made = self.faults_fired = 0
+        self.conversations_made = self.faults_fired = self.files_made = 0
         for response in responses:
             if response.task is not None:
                 response.task.cancel()

@@ -15,6 +15,7 @@ from app.ports import (
     VersionKey,
 )
 from app.services.idempotency import first_answer, keep_answer
+from app.services.resources import check_resources
 
 WRITE_SCOPE = "assistants:write"
 CACHED_VERSIONS: Final = 1000
@@ -63,6 +64,7 @@ class AssistantService:
 
         Raises:
             ForbiddenError: The token lacks the scope.
+            ResourceRefusedError: A tool is to work on what is not the user's.
             IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         if WRITE_SCOPE not in user.principal.scopes:
@@ -70,6 +72,7 @@ class AssistantService:
         async with self._database.transaction() as uow:
             if again := await first_answer(uow, user, request):
                 return again
+            await check_resources(uow, user, config.tool_resources)
             made = await uow.assistants.add(user, config, metadata, is_own=False)
             return await keep_answer(uow, user, request, made.body(with_instructions=True))
 
@@ -80,9 +83,11 @@ class AssistantService:
 
         Raises:
             ForbiddenError: Users have none of their own here.
+            ResourceRefusedError: A tool is to work on what is not the user's.
         """
         self.check_own_allowed()
         async with self._database.transaction() as uow:
+            await check_resources(uow, user, config.tool_resources)
             return await uow.assistants.add(user, config, metadata, is_own=True)
 
     def check_own_allowed(self) -> None:
@@ -120,6 +125,7 @@ class AssistantService:
             ForbiddenError: It is the tenant's and the token lacks the scope, it is the default of
                 all tenants, or users have none of their own here any more.
             NotFoundError: There is none, or it is somebody else's.
+            ResourceRefusedError: A tool is to work on what is not the user's.
         """
         async with self._database.transaction() as uow:
             found = await uow.assistants.get(user, assistant_id, lock="update")
@@ -128,6 +134,8 @@ class AssistantService:
                 self.check_own_allowed()
             if found.tenant != user.principal.tenant:
                 raise ForbiddenError("The default assistant belongs to every tenant.")
+            if "tool_resources" in changes:
+                await check_resources(uow, user, changes["tool_resources"])
             config = replace(found.config, **changes)
             return await uow.assistants.update(
                 found, config, found.metadata if metadata is None else metadata

@@ -36,6 +36,7 @@ from app.services.answer import Answer
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import RunLog
+from app.services.resources import Workplace
 from app.services.steps import Steps
 
 BACKOFF_S: Final = 0.5
@@ -94,6 +95,7 @@ class Attempts:
     answer: Answer
     steps: Steps
     conversation: Conversation
+    workplace: Workplace
     log: RunLog
     upstream: Upstream
     counter: AttemptCounter
@@ -139,6 +141,7 @@ class Attempts:
             UpstreamError: It can't answer, or may not be asked again.
             FencedError: The run is not this worker's any more.
         """
+        await self.workplace.look()
         if self.claim.is_takeover:
             self.response_id = self.claim.response_id
             ended = await self._recover()
@@ -246,6 +249,7 @@ class Attempts:
             outputs=answered.calls if answered else (),
             asked_by=answered.response_id if answered else None,
             tail=thread.tail if thread else None,
+            resources=await self.workplace.look(),
         )
         self._is_open = True
         return self._checked(await self.upstream.generate(generation, self._hear))
@@ -262,7 +266,7 @@ class Attempts:
                 self.response_id = response_id
                 self.log.note_response(response_id, is_urgent=self.upstream.is_background)
             case Step():
-                self.steps.hear(event, self.response_id)
+                self.steps.hear(self.workplace.step(event), self.response_id)
 
     def _hear_again(self, event: UpstreamEvent) -> None:
         """Listen to a generation that was heard before, in part."""

@@ -1,18 +1,22 @@
 """What the upstream is told: the turns that its thread lacks, or a new thread with all of them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from app.domain.errors import FencedError
-from app.domain.models import Message, Role
+from app.domain.models import Message, Part, Role
 from app.domain.steps import RunStep
-from app.ports import Calls, Claim, Database, Thread, ThreadMark, Turn, Upstream
+from app.ports import Attached, Calls, Claim, Database, Thread, ThreadMark, Turn, Upstream
 from app.services.patience import patiently
 
 FRESH_S: Final = 1.0
 """What was read longer ago may have been read before a lease ran out."""
+
+
+GONE_FILE: Final = "[A file that was here has been deleted.]"
+"""What the tutor is told instead of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Conversation:
                 return Prepared(self.thread, (), rounds[-1])
             missing = await self._turns(after=self.thread.turn)
             if missing:
-                return Prepared(self.thread, [*_said(missing), *called])
+                return Prepared(self.thread, [*await self._said(missing), *called])
             # Everything was answered: another answer to the last question needs a thread that
             # ends before it.
         everything = await self._turns(after=0)
@@ -85,14 +89,14 @@ class Conversation:
         while asked and everything[asked - 1].run_id is None:
             asked -= 1
         history, question = everything[:asked], everything[asked:]
-        opened = await self._upstream.open_thread(_said(history))
+        opened = await self._upstream.open_thread(await self._said(history))
         if opened is None:
-            return Prepared(None, [*_said(everything), *called])
+            return Prepared(None, [*await self._said(everything), *called])
         turn = history[-1].turn if history else 0
         thread = self.thread = Thread(opened.thread_id, turn, opened.tail)
         if not await patiently(lambda: self._record(thread)):
             raise FencedError
-        return Prepared(thread, [*_said(question), *called])
+        return Prepared(thread, [*await self._said(question), *called])
 
     async def _turns(self, *, after: int) -> list[Message]:
         """Return the messages after a turn up to the last that is no answer of a run."""
@@ -114,11 +118,28 @@ class Conversation:
         async with self._database.autocommit() as uow:
             return await uow.queue.open_thread(self._claim, thread)
 
+    async def _said(self, messages: Sequence[Message]) -> list[Turn]:
+        """Return the turns; an answer that was cut before its first word says nothing."""
+        parts = [part for message in messages for part in message.content]
+        named = {part.file_id for part in parts if part.file_id is not None}
+        files: Mapping[str, Attached] = {}
+        if named:
+            files = await patiently(lambda: self._attached(named))
+        turns = [
+            Turn(message.role, [_part(part, files) for part in message.content])
+            for message in messages
+        ]
+        return [turn for turn in turns if any(turn.parts)]
 
-def _said(messages: Sequence[Message]) -> list[Turn]:
-    """Return the turns; an answer that was cut before its first word says nothing."""
-    turns = [Turn(message.role, [part.text for part in message.content]) for message in messages]
-    return [turn for turn in turns if any(turn.texts)]
+    async def _attached(self, file_ids: Collection[str]) -> Mapping[str, Attached]:
+        async with self._database.autocommit() as uow:
+            return await uow.files.attached(self._claim.run.session_id, file_ids)
+
+
+def _part(part: Part, files: Mapping[str, Attached]) -> str | Attached:
+    if part.file_id is None:
+        return part.text
+    return files.get(part.file_id, GONE_FILE)
 
 
 def _called(rounds: Sequence[RunStep]) -> list[Turn | Calls]:

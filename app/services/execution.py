@@ -27,6 +27,7 @@ from app.services.cancelling import Canceller
 from app.services.conversation import Conversation
 from app.services.patience import patiently
 from app.services.publisher import Publisher
+from app.services.resources import Workplace
 from app.services.rounds import converse
 from app.services.steps import Steps
 
@@ -145,6 +146,7 @@ class Executor:
             Answer(run_log, claim.run, shown, said),
             steps,
             Conversation(self._database, self._upstream, claim),
+            Workplace(self._database, config),
             run_log,
             self._upstream,
             AttemptCounter(self._database, self._worker_id, claim, self._max_attempts),
@@ -250,7 +252,8 @@ class Executor:
 
     async def _settle(self, work: Attempts, outcome: _Outcome) -> None:
         """Write the end: the message first, then the run, then what the thread holds."""
-        run, ended, answer = work.claim.run, outcome.ended, work.answer
+        run, answer = work.claim.run, work.answer
+        ended = await work.workplace.ended(outcome.ended)
         if ended is not None and ended.status not in _CUT_SHORT:
             answer.agree(ended.content)
         is_whole = outcome.status is RunStatus.COMPLETED

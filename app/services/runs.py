@@ -32,6 +32,7 @@ from app.domain.models import (
 )
 from app.ports import Admission, Append, Database, Page, PageQuery, RequestKey, UnitOfWork
 from app.services.crowd import Crowd
+from app.services.files import use_files
 from app.services.idempotency import first_answer, keep_answer
 from app.services.relay import Relay
 from app.services.sessions import owned
@@ -97,6 +98,7 @@ class RunService:
             TooManyRunsError: Too many runs of the user wait already.
             QueueFullError: Too many runs of all users wait already.
             TooManyStreamsError: The answer could not be streamed.
+            FileRefusedError: A file in it is not the user's, or no picture but meant as one.
             IdempotencyKeyReusedError, RequestInFlightError: As `first_answer`.
         """
         message = Message(
@@ -115,6 +117,7 @@ class RunService:
             if wants_stream:
                 self._relay.check_room(user)
             session = await open_session(uow, user, session_id)
+            await use_files(uow, user, session_id, content)
             if wants_run:
                 admission = await self.admit(uow, session, on_active_run)
                 run = _new_run(session, admission, input_message_id=message.id, metadata={})

@@ -32,6 +32,7 @@ from app.domain.models import (
 from app.domain.steps import RunStep
 from app.ports import Append, Database, Page, PageQuery, ThreadMark, UnitOfWork
 from app.services.assistants import AssistantService
+from app.services.files import use_files
 from app.services.relay import Relay
 from app.services.runs import OnActiveRun, RunService, append, enqueue, open_session
 from app.services.sessions import owned
@@ -89,6 +90,7 @@ class ThreadService:
         async with self._database.transaction() as uow:
             session = await _open(uow, user, metadata)
             if messages:
+                await _use_files(uow, user, session, messages)
                 await append(uow, session, *(_draft(session, said) for said in messages))
         return session
 
@@ -132,6 +134,7 @@ class ThreadService:
         if assistant is None:
             raise NotFoundError(NO_ASSISTANT)
         config = _varied(assistant.config, order)
+        await _use_files(uow, user, session, order.messages)
         asked = [_draft(session, said) for said in order.messages]
         run = Run(
             id=ids.new_id(ids.RUN),
@@ -169,6 +172,7 @@ class ThreadService:
         async with self._database.transaction() as uow:
             session = await open_session(uow, user, session_id)
             await _check_idle(uow, session)
+            await _use_files(uow, user, session, [said])
             draft = _draft(session, said)
             await append(uow, session, draft)
         return draft.message
@@ -273,6 +277,13 @@ async def _check_idle(uow: UnitOfWork, session: TutoringSession) -> None:
     busy = session.active_run_id or (await uow.runs.admission(session)).oldest_waiting
     if busy is not None:
         raise SessionBusyError(busy)
+
+
+async def _use_files(
+    uow: UnitOfWork, user: User, session: TutoringSession, messages: Sequence[Said]
+) -> None:
+    content = [part for said in messages for part in said.content]
+    await use_files(uow, user, session.id, content)
 
 
 def _draft(session: TutoringSession, said: Said) -> MessageChanged:

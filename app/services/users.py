@@ -1,5 +1,6 @@
 """Who the caller is here."""
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +9,8 @@ from app.domain.models import Principal, User
 from app.ports import Database, TokenVerifier
 
 CACHED_USERS: Final = 20_000
+REMEMBERED_S: Final = 60.0
+"""How long a user who was deleted may be taken for present; what is made meanwhile goes too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,9 @@ class Limits:
     queued_runs_per_session: int
     queued_runs: int
     streams: int
+    file_bytes: int
+    files: int
+    files_bytes: int
     tool_output_chars: int = 200_000
     """Of all functions that a run waits for, together."""
 
@@ -29,6 +35,8 @@ class Standing:
     user: User
     limits: Limits
     queued_runs_left: int
+    files_left: int
+    file_bytes_left: int
 
 
 class UserService:
@@ -38,7 +46,8 @@ class UserService:
         self._database = database
         self._verifier = verifier
         self.limits = limits
-        self._ids: OrderedDict[tuple[str | None, str], str] = OrderedDict()
+        self._ids: OrderedDict[tuple[str | None, str], tuple[str, float]] = OrderedDict()
+        """Ids, and when they were last looked up."""
 
     async def authenticate(self, token: str) -> User:
         """Return the user that a bearer token speaks for, made at first sight.
@@ -49,13 +58,14 @@ class UserService:
         return await self.user_of(await self._verifier.verify(token))
 
     async def user_of(self, principal: Principal) -> User:
-        """Return the principal's user; ids never change, so those seen are remembered."""
+        """Return the principal's user; ids change by deletion alone, so they are remembered."""
         key = (principal.tenant, principal.subject)
-        user_id = self._ids.get(key)
-        if user_id is None:
+        user_id, seen = self._ids.get(key, ("", 0.0))
+        now = time.monotonic()
+        if not user_id or now - seen > REMEMBERED_S:
             async with self._database.transaction() as uow:
                 user_id = await uow.users.resolve(principal)
-            self._ids[key] = user_id
+            self._ids[key] = (user_id, now)
             if len(self._ids) > CACHED_USERS:
                 self._ids.popitem(last=False)
         else:
@@ -66,4 +76,12 @@ class UserService:
         """Return the user's limits and what is left of them."""
         async with self._database.snapshot() as uow:
             queued = await uow.users.queued_runs(user.id)
-        return Standing(user, self.limits, max(0, self.limits.queued_runs - queued))
+            held = await uow.files.held(user.id)
+        limits = self.limits
+        return Standing(
+            user,
+            limits,
+            queued_runs_left=max(0, limits.queued_runs - queued),
+            files_left=max(0, limits.files - held.files),
+            file_bytes_left=max(0, limits.files_bytes - held.size),
+        )

@@ -33,9 +33,17 @@ from tests.stack import until
 LEASE = timedelta(seconds=30)
 WRITTEN = (
     "places", "events", "new_runs", "new_messages", "runs", "messages", "notes", "steps",
-    "no_steps",
+    "no_steps", "responses",
 )  # fmt: skip
-LIMITS = Limits(message_chars=32_000, queued_runs_per_session=100, queued_runs=10_000, streams=20)
+LIMITS = Limits(
+    message_chars=32_000,
+    queued_runs_per_session=100,
+    queued_runs=10_000,
+    streams=20,
+    file_bytes=1,
+    files=1,
+    files_bytes=1,
+)
 
 
 class Desk:

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app.adapters.responses.upstream import ResponsesUpstream, UpstreamConfig
+from app.adapters.responses.upstream import ResponsesUpstream
 from app.adapters.tools.toolbox import Toolbox
+from app.adapters.wire.client import UpstreamConfig
 from app.domain.models import AssistantConfig, JsonObject, Run, RunStatus, User
 from app.domain.steps import RunStep
 from app.ports import Claim, ToolContext

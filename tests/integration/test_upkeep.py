@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from app.adapters.files import WireFiles
 from app.adapters.postgres.database import PostgresDatabase
-from app.container import make_upstream
+from app.adapters.stores import WireStores
+from app.container import make_upstream, make_upstream_files
 from app.ports import Upstream
 from app.services.queue import QueuePolicy, QueueService
 from app.services.upkeep import UpkeepService
@@ -42,14 +44,23 @@ class House:
     client: Client
     database: PostgresDatabase
     upstream: Upstream
+    files: WireFiles
     sessions: list[str]
 
     def upkeep(self, retention: timedelta = DAY) -> UpkeepService:
-        return UpkeepService(self.database, self.upstream, retention=retention)
+        stores = WireStores(self.files)
+        return UpkeepService(self.database, self.upstream, self.files, stores, retention=retention)
 
     def queue(self, limit: timedelta) -> QueueService:
         policy = QueuePolicy(lease=DAY, lifetime=DAY, queue_limit=limit)
         return QueueService(self.database, "work_test", policy)
+
+    async def hurry(self) -> None:
+        """Let what is to be tried again later be due now."""
+        for table in ("threads", "objects"):
+            await self.stack.fetch(
+                f"UPDATE upstream_{table} SET retry_at = now() WHERE deleted_at IS NULL"  # noqa: S608
+            )
 
     async def rows(self, session: str) -> dict[str, int]:
         """How many rows each table has of a session."""
@@ -92,7 +103,9 @@ async def house(
         base = f"http://127.0.0.1:{stack.sandbox_port}/v1"
         settings = Settings(_env_file=None, openai_api_key="x", openai_base_url=base)  # type: ignore[call-arg, arg-type]
         upstream = make_upstream(settings, database)
-        yield House(stack, client, database, upstream, sessions)
+        files = make_upstream_files(settings)
+        yield House(stack, client, database, upstream, files, sessions)
+        await files.aclose()
         await upstream.aclose()
         await database.aclose()
 
@@ -146,11 +159,16 @@ async def test_what_the_upstream_would_not_delete_is_tried_again(
     await house.stack.admin("POST", "faults", rule)
     await delete(house, session)
     for _ in range(2):
+        await house.hurry()
         await house.upkeep().sweep()
         assert (await house.thread(session))["deleted_at"] is None
         assert (await house.rows(session))["sessions"] == 1
         await house.client.call("GET", f"/v1/sessions/{session}", 404)
     await house.stack.admin("DELETE", "faults")
+    # Not before its time.
+    await house.upkeep().sweep()
+    assert (await house.thread(session))["deleted_at"] is None
+    await house.hurry()
     await house.upkeep().sweep()
     assert (await house.thread(session))["deleted_at"] is not None
     assert not any((await house.rows(session)).values())
@@ -185,10 +203,12 @@ async def test_one_thread_that_cannot_be_deleted_does_not_keep_the_others(
     rule = {"path": path, "times": None, "action": {"type": "status", "status": 500}}
     await house.stack.admin("POST", "faults", rule)
     for _ in range(2):
+        await house.hurry()
         await house.upkeep().sweep()
     assert (await house.rows(stuck))["sessions"] == 1
     assert (await house.rows(free))["sessions"] == 0
     await house.stack.admin("DELETE", "faults")
+    await house.hurry()
     await house.upkeep().sweep()
     assert (await house.rows(stuck))["sessions"] == 0
 

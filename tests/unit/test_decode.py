@@ -120,6 +120,75 @@ def item_event(name: str, kind: str, **more: Any) -> dict[str, Any]:
             ),
         ),
         (
+            item_event(
+                "done",
+                "code_interpreter",
+                status="completed",
+                code="plot()",
+                container_id="cntr_1",
+                outputs=[
+                    {"type": "logs", "logs": "1\x00"},
+                    {"type": "image", "url": "data:image/png;base64,AAAA"},
+                ],
+            ),
+            Step(
+                "it_1",
+                "code_interpreter",
+                StepStatus.COMPLETED,
+                {
+                    "input": "plot()",
+                    "outputs": [{"type": "logs", "logs": "1\ufffd"}, {"type": "image"}],
+                },
+            ),
+        ),
+        (
+            {
+                "type": "response.code_interpreter_call_code.done",
+                "sequence_number": 5,
+                "output_index": 0,
+                "item_id": "it_1",
+                "code": "print(1)",
+            },
+            Step("it_1", "code_interpreter", StepStatus.IN_PROGRESS, {"input": "print(1)"}),
+        ),
+        (
+            item_event(
+                "done",
+                "file_search",
+                status="completed",
+                queries=["attributes of an ancient brown dragon?"],
+                results=[
+                    {
+                        "file_id": "file-4wDz5b167pAf72nx1h9eiN",
+                        "filename": "dragons.pdf",
+                        "score": 0.98,
+                        "attributes": {},
+                        "text": "Dragons are.",
+                    }
+                ],
+            ),
+            Step(
+                "it_1",
+                "file_search",
+                StepStatus.COMPLETED,
+                {
+                    "queries": ["attributes of an ancient brown dragon?"],
+                    "results": [
+                        {
+                            "file_id": "file-4wDz5b167pAf72nx1h9eiN",
+                            "file_name": "dragons.pdf",
+                            "score": 0.98,
+                            "text": "Dragons are.",
+                        }
+                    ],
+                },
+            ),
+        ),
+        (
+            item_event("added", "file_search", status="in_progress", queries=[], results=None),
+            Step("it_1", "file_search", StepStatus.IN_PROGRESS),
+        ),
+        (
             item_event("done", "file_search", status="failed", queries=["q"]),
             Step("it_1", "file_search", StepStatus.FAILED, {"queries": ["q"]}),
         ),
@@ -131,6 +200,45 @@ def item_event(name: str, kind: str, **more: Any) -> dict[str, Any]:
 )
 def test_calls_of_the_upstreams_own_tools_are_steps(event: dict[str, Any], step: Step) -> None:
     assert decoded(event) == [step]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "code_interpreter_call.in_progress",
+        "code_interpreter_call.interpreting",
+        "code_interpreter_call.completed",
+        "code_interpreter_call_code.delta",
+        "file_search_call.in_progress",
+        "file_search_call.searching",
+        "file_search_call.completed",
+        "output_text.annotation.added",
+    ],
+)
+def test_what_an_items_own_account_repeats_is_passed_over(name: str) -> None:
+    event = {"type": f"response.{name}", "sequence_number": 3, "output_index": 0, "item_id": "x"}
+    assert decoded(event | {"delta": "x", "annotation": {"type": "file_citation"}}) == []
+
+
+NOTES: list[dict[str, Any]] = [
+    {"type": "file_citation", "index": 992, "file_id": "file-2dtbBZ", "filename": "dragons.pdf"},
+    {"type": "file_path", "index": 3, "file_id": "file-9"},
+    {
+        "type": "container_file_citation",
+        "container_id": "cntr_1",
+        "file_id": "cfile_1",
+        "filename": "plot.png",
+        "start_index": 1,
+        "end_index": 2,
+    },
+    {"type": "url_citation", "url": "https://example.org", "title": "t", "start_index": 0,
+     "end_index": 1},
+]  # fmt: skip
+
+
+def test_citations_of_every_kind_are_kept_on_their_part() -> None:
+    found = ended(end("completed", message(text_part("See.", annotations=NOTES))))
+    assert found.content == [Part("See.", PartKind.TEXT, tuple(NOTES))]
 
 
 def test_a_function_call_is_a_step_that_goes_on_until_it_is_answered() -> None:

@@ -2,19 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from app.domain.models import AssistantConfig, Role, ToolCall
+from app.domain.models import Role, ToolCall
 from app.ports import Calls, Generation, Turn
 
 
-def assistant(config: AssistantConfig) -> dict[str, Any]:
-    """Return the body that makes an assistant of a configuration."""
+ATTACHED: Final = "(See the attached file.)"
+_READER: Final = {"type": "file_search"}
+"""The tool by which this dialect reads a file in a message."""
+
+
+def assistant(generation: Generation) -> dict[str, Any]:
+    """Return the body that makes an assistant of a generation's configuration."""
+    config = generation.config
     body: dict[str, Any] = {"model": config.model}
-    for name in ("name", "description", "instructions", "tool_resources"):
+    for name in ("name", "description", "instructions"):
         if getattr(config, name):
             body[name] = getattr(config, name)
+    resources = _theirs(config.tool_resources, generation.resources.upstream)
+    if resources:
+        body["tool_resources"] = resources
     if config.tools:
         body["tools"] = list(config.tools)
     # Left out at their defaults: reasoning models refuse them.
@@ -24,6 +33,17 @@ def assistant(config: AssistantConfig) -> dict[str, Any]:
     if config.response_format != "auto":
         body["response_format"] = config.response_format
     return body
+
+
+def _theirs(resources: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    """Return what tools work on, by the upstream's ids; what was deleted is left out."""
+    found: dict[str, Any] = {}
+    for tool, settings in resources.items():
+        for name, ids in (settings or {}).items():
+            theirs = [known[each] for each in ids if each in known]
+            if theirs:
+                found.setdefault(tool, {})[name] = theirs
+    return found
 
 
 def digest(body: dict[str, Any]) -> str:
@@ -36,12 +56,29 @@ def message(turn: Turn | Calls) -> dict[str, Any]:
 
     A thread can't be given calls: what they came to is told in words.
     """
-    role, texts = Role.ASSISTANT, []
     if isinstance(turn, Turn):
-        role, texts = turn.role, [text for text in turn.texts if text]
-    else:
-        texts = [f"{call.name}({call.arguments}) returned: {call.output}" for call in turn.calls]
-    return {"role": role.value, "content": [{"type": "text", "text": text} for text in texts]}
+        return _said(turn)
+    texts = [f"{call.name}({call.arguments}) returned: {call.output}" for call in turn.calls]
+    content = [{"type": "text", "text": text} for text in texts]
+    return {"role": Role.ASSISTANT.value, "content": content}
+
+
+def _said(turn: Turn) -> dict[str, Any]:
+    content: list[dict[str, Any]] = []
+    attachments: list[dict[str, Any]] = []
+    for part in turn.parts:
+        if isinstance(part, str):
+            content += [{"type": "text", "text": part}] if part else []
+        elif part.is_image:
+            content.append({"type": "image_file", "image_file": {"file_id": part.upstream_id}})
+        else:
+            attachments.append({"file_id": part.upstream_id, "tools": [_READER]})
+    said: dict[str, Any] = {"role": turn.role.value, "content": content}
+    if attachments:
+        # A message can't be of attachments alone.
+        said["content"] = content or [{"type": "text", "text": ATTACHED}]
+        said["attachments"] = attachments
+    return said
 
 
 def run(

@@ -12,8 +12,7 @@ from app.adapters.wire.client import WireClient
 from app.adapters.wire.errors import TUTOR_LOST, translated
 from app.adapters.wire.values import name
 from app.domain.errors import UpstreamError
-from app.domain.models import AssistantConfig
-from app.ports import Tutors
+from app.ports import Generation, Tutors
 
 CACHE_S: Final = 600.0
 """How long an id is used without a look at the book, which notes that it is used."""
@@ -33,13 +32,13 @@ class UpstreamTutors:
         self._book = book
         self._known: dict[str, tuple[str, float]] = {}
 
-    async def id_of(self, config: AssistantConfig) -> str:
+    async def id_of(self, generation: Generation) -> str:
         """Return the assistant that is what the configuration says, made if there is none.
 
         Raises:
             UpstreamError: It can't be made.
         """
-        body = request.assistant(config)
+        body = request.assistant(generation)
         digest = request.digest(body)
         known = self._known.get(digest)
         if known is not None and time.monotonic() - known[1] < CACHE_S:

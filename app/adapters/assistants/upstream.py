@@ -91,6 +91,9 @@ class AssistantsUpstream:
             if error.code not in _GONE:
                 raise
 
+    async def delete_response(self, response_id: str) -> None:
+        """Do nothing: a run goes with its thread."""
+
     # ------------------------------------------------------------ generations
 
     async def generate(self, generation: Generation, listen: Listen) -> Ended:
@@ -106,7 +109,7 @@ class AssistantsUpstream:
         tail = Tail.read(generation.tail)
         messages = [request.message(turn) for turn in generation.turns]
         early, asked = messages[:-MESSAGES_A_CALL], messages[-MESSAGES_A_CALL:]
-        tutor_id = await self._tutors.id_of(generation.config)
+        tutor_id = await self._tutors.id_of(generation)
         path = f"/threads/{thread_id}/runs"
         try:
             await self._add(thread_id, early)
@@ -118,7 +121,7 @@ class AssistantsUpstream:
                     raise
             # Nothing was generated: it was deleted upstream, or never was of this upstream.
             await self._tutors.forget(tutor_id)
-            body["assistant_id"] = await self._tutors.id_of(generation.config)
+            body["assistant_id"] = await self._tutors.id_of(generation)
             return await self._heard(path, body, tail, listen)
         except UpstreamError as error:
             if isinstance(error, ThreadBusyError):

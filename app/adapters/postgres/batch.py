@@ -90,6 +90,7 @@ class Batch:
         """Those that are withdrawn."""
         self._notes: dict[str, dict[str, Any]] = {}
         """The answer's and the generation's id, by run."""
+        self._responses: list[dict[str, str]] = []
 
     def take(self, append: Append) -> bool:
         """Stamp an append's drafts, and note what they change; False if its fence refuses it."""
@@ -100,6 +101,8 @@ class Batch:
         append.stamped.clear()
         if append.response_id is not None and append.run_id is not None:
             self._note(append.run_id, "response_id", append.response_id)
+            kept = {"session_id": append.session_id, "response_id": append.response_id}
+            self._responses.append(kept)
         for draft in append.drafts:
             place.last_seq += 1
             self._events.append(_stamp(append, draft, place.last_seq, place.at))
@@ -165,6 +168,7 @@ class Batch:
                 "notes": list(self._notes.values()),
                 "steps": list(self._steps.values()),
                 "no_steps": self._no_steps,
+                "responses": self._responses,
             }
         )
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.driver import Driver
+from app.adapters.postgres.files import PostgresFiles
 from app.adapters.postgres.rows import (
     AnySelect,
     Listing,
@@ -113,6 +114,7 @@ class PostgresSessions:
     def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
         self._connection = connection
         self._driver = driver
+        self._files = PostgresFiles(connection, driver)
 
     async def add(
         self,
@@ -197,6 +199,7 @@ class PostgresSessions:
             )
         )
         await self._connection.execute(delete(AnswerRow).where(AnswerRow.session_id == session_id))
+        await self._files.release(session_id)
 
 
 def _own_sessions(user_id: str) -> AnySelect:

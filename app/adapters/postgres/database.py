@@ -27,11 +27,14 @@ from app.adapters.postgres.driver import (
     check_cancelled,
     is_cancelled,
 )
+from app.adapters.postgres.files import PostgresFiles
 from app.adapters.postgres.imports import PostgresImports
+from app.adapters.postgres.ledger import PostgresLedger
 from app.adapters.postgres.log import PostgresEventLog
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
+from app.adapters.postgres.stores import PostgresStores
 from app.adapters.postgres.tutors import PostgresTutors
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
@@ -75,6 +78,9 @@ class PostgresUnitOfWork:
         self.answers = PostgresAnswers(driver)
         self.tickets = PostgresTickets(connection)
         self.imports = PostgresImports(driver)
+        self.files = PostgresFiles(connection, driver)
+        self.ledger = PostgresLedger(driver)
+        self.stores = PostgresStores(connection, driver)
 
     def wake_workers(self, *, new_run: bool = False) -> None:
         """After the commit: a run waits, or else anything may have changed for a worker."""

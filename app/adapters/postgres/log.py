@@ -115,6 +115,13 @@ WITH placed AS (
     DELETE FROM run_steps
     WHERE id = ANY (ARRAY(SELECT jsonb_array_elements_text($1::jsonb -> 'no_steps')))
         AND session_id IN (SELECT id FROM placed)
+), kept AS (
+    INSERT INTO upstream_objects (kind, name, upstream_id, user_id, session_id)
+    SELECT 'response', n.response_id, n.response_id, p.user_id, p.id
+    FROM placed p
+    JOIN jsonb_to_recordset($1::jsonb -> 'responses') AS n (session_id text, response_id text)
+        ON n.session_id = p.id
+    ON CONFLICT DO NOTHING
 ), retired AS (
     UPDATE upstream_threads t SET retired_at = now()
     FROM placed p WHERE p.is_lost AND t.session_id = p.id AND t.retired_at IS NULL

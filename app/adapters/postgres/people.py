@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import delete, exists, func, insert, or_, select, tuple_, update
@@ -44,6 +44,7 @@ class PostgresUsers:
     async def resolve(self, principal: Principal) -> str:
         """Return the id of the principal's user, made at first sight."""
         known = select(UserRow.id).where(
+            UserRow.deleted_at.is_(None),
             UserRow.subject == principal.subject,
             UserRow.tenant.is_not_distinct_from(principal.tenant),
         )
@@ -57,10 +58,51 @@ class PostgresUsers:
         )
         return (await self._connection.execute(known)).scalar_one()
 
+    async def find(self, subject: str, tenant: str | None) -> str | None:
+        """Return the id of a user who has been here, and was not deleted."""
+        found: str | None = await self._driver.fetchval(_FIND, subject, tenant)
+        return found
+
+    async def erase(self, user_id: str) -> Sequence[str]:
+        """Forget who a user was, and hide all that is theirs; return their sessions."""
+        # Sessions come first, by id, as everywhere.
+        rows = await self._driver.fetch(_HIDE_SESSIONS, user_id)
+        for statement in _ERASE:
+            await self._driver.execute(statement, user_id)
+        return [row["id"] for row in rows]
+
     async def queued_runs(self, user_id: str) -> int:
         """Count the user's runs that wait in the queue."""
         return await self._driver.fetchval(_QUEUED_RUNS, user_id) or 0
 
+
+_FIND = """
+SELECT id FROM users
+WHERE subject = $1 AND tenant IS NOT DISTINCT FROM $2 AND deleted_at IS NULL
+"""
+
+_HIDE_SESSIONS = """
+WITH own AS (
+    SELECT id FROM sessions WHERE user_id = $1 AND deleted_at IS NULL ORDER BY id FOR UPDATE
+)
+UPDATE sessions
+SET deleted_at = now(), fence = fence + 1, title = NULL, meta = '{}', updated_at = now()
+WHERE id IN (SELECT id FROM own) RETURNING id
+"""
+
+_ERASE = (
+    "DELETE FROM answers WHERE user_id = $1",
+    "DELETE FROM stream_tickets WHERE user_id = $1",
+    "DELETE FROM vector_stores WHERE user_id = $1",
+    "DELETE FROM files WHERE user_id = $1",
+    """
+    UPDATE upstream_objects SET retired_at = now(), retry_at = now()
+    WHERE user_id = $1 AND retired_at IS NULL AND deleted_at IS NULL
+    """,
+    "UPDATE assistants SET archived_at = coalesce(archived_at, now()) WHERE owner_id = $1",
+    # Whoever comes with the same token again is somebody new.
+    "UPDATE users SET subject = id, deleted_at = now() WHERE id = $1",
+)
 
 # A deleted session's runs wait for nothing but their purge.
 _QUEUED_RUNS = """

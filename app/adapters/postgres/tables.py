@@ -70,6 +70,8 @@ class UserRow(Base):
     tenant: Mapped[str | None]
     subject: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
+    """Then `subject` is the id: who it was is forgotten at once, the rest as it can be."""
 
 
 class AssistantRow(Base):
@@ -288,6 +290,8 @@ class UpstreamThreadRow(Base):
     opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retired_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    retry_at: Mapped[datetime | None]
 
 
 class ImportedThreadRow(Base):

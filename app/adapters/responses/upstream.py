@@ -93,6 +93,11 @@ class ResponsesUpstream:
                 return
             await self._delete(path)
 
+    async def delete_response(self, response_id: str) -> None:
+        """Delete a generation's own record; one that is gone already is fine."""
+        with translated():
+            await self._delete(f"/responses/{response_id}")
+
     async def _delete(self, path: str) -> None:
         try:
             await self._wire.call("delete", path)

@@ -34,6 +34,8 @@ _NEVER_CONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeo
 _WORDS: Final = {
     "context_too_long": "The conversation has become too long for the tutor.",
     "upstream_auth": "The tutor's key was refused.",
+    "upstream_files_lost": "Files that the tutor works with were not found.",
+    "upstream_format_refused": "The tutor's model can't answer in the form that is asked for.",
     "upstream_garbage": "The tutor's answer could not be read.",
     "upstream_interrupted": "The tutor's answer was cut off.",
     "upstream_not_found": "The tutor's model was not found.",
@@ -42,6 +44,7 @@ _WORDS: Final = {
     "upstream_rejected": "The tutor could not take this request.",
     "upstream_timeout": "The tutor took too long to begin or to go on.",
     TUTOR_LOST: "The tutor is not known upstream any more.",
+    "upstream_tool_refused": "The tutor's model does not have a tool that the tutor is to use.",
     "upstream_unavailable": "The tutor is not available for the moment.",
 }
 
@@ -132,12 +135,19 @@ def _of_bad_request(error: openai.APIStatusError) -> UpstreamError:
         # An orphan function call bricks a conversation for good; one that was taken out of it
         # can't be answered there.
         return ThreadLostError(retryable=True)
+    param = error.param or ""
+    if param.startswith("tools"):
+        return failure("upstream_tool_refused")
+    if param.startswith("text.format"):
+        return failure("upstream_format_refused")
     return failure("upstream_rejected")
 
 
 def _of_missing(error: openai.APIStatusError) -> UpstreamError:
     if error.param == "conversation" or "onversation" in error.message:
         return ThreadLostError(retryable=True)
+    if "ector store" in error.message or "File object" in error.message:
+        return failure("upstream_files_lost")
     sought = None if error.code else _MISSING.search(error.message.casefold())
     if sought is not None:
         is_thread = sought[0] == "thread"

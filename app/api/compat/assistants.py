@@ -10,9 +10,21 @@ from app.api.compat import bodies, objects
 from app.api.compat.deps import Caller
 from app.api.compat.errors import WireRoute
 from app.api.deps import AssistantId, PageOf, Services
-from app.domain.models import AssistantConfig
+from app.container import ApiServices
+from app.domain.models import AssistantConfig, User
 
 router = APIRouter(route_class=WireRoute)
+
+
+async def _changes(
+    services: ApiServices, user: User, wanted: bodies.AssistantBase
+) -> dict[str, Any]:
+    """Return what is to change; a vector store that is to be searched is made first."""
+    changes, new_store = wanted.changes(), wanted.new_store()
+    if new_store is not None:
+        made = await services.stores.create(user, new_store.wanted())
+        changes["tool_resources"]["file_search"] = {"vector_store_ids": [made.id]}
+    return changes
 
 
 @router.post("/assistants")
@@ -21,7 +33,8 @@ async def create_assistant(
 ) -> Response:
     """Make an assistant that is the caller's own."""
     unnamed: dict[str, Any] = {"name": None, "description": None, "instructions": None}
-    config = AssistantConfig(**(unnamed | wanted.changes()))
+    services.assistants.check_own_allowed()
+    config = AssistantConfig(**(unnamed | await _changes(services, user, wanted)))
     made = await services.assistants.create_own(user, config, dict(wanted.metadata or {}))
     return present.body(objects.assistant(user, made))
 
@@ -48,7 +61,10 @@ async def update_assistant(
 ) -> Response:
     """Write its next version; runs keep the one that they began with."""
     metadata = dict(wanted.metadata or {}) if "metadata" in wanted.model_fields_set else None
-    updated = await services.assistants.update(user, assistant_id, wanted.changes(), metadata)
+    if wanted.new_store() is not None:
+        await services.assistants.get(user, assistant_id)
+    changes = await _changes(services, user, wanted)
+    updated = await services.assistants.update(user, assistant_id, changes, metadata)
     return present.body(objects.assistant(user, updated))
 
 

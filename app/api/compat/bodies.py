@@ -9,33 +9,41 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from app.api.compat.errors import WireError
+from app.api.hosted import Brief, CodeFiles, SearchedStores
 from app.api.schemas import (
-    FunctionTool,
+    MAX_FILES,
+    Format,
     Json,
     Line,
     Metadata,
     PublicId,
     Text,
+    Tool,
 )
-from app.domain.models import Part, Role
-from app.services import actions
+from app.domain.models import Part, PartKind, Role
+from app.services import actions, stores
 from app.services.threads import Order, Said
 
 MAX_ANSWER_CHARS: Final = 256_000
 """Of a message in the assistant's name; the limit of what students may say is the operator's."""
+MAX_STORE_FILES: Final = 500
+"""That one call may add."""
 MAX_MESSAGES: Final = 100
 """Of one call; the wire sets no limit, and one transaction must end."""
 
+_NONE: Final[dict[str, Any]] = {}
 _DEFAULTS: Final[dict[str, Any]] = {
     "name": None,
     "description": None,
     "instructions": None,
     "model": None,
     "tools": [],
+    "tool_resources": {},
     "temperature": 1.0,
     "top_p": 1.0,
     "response_format": "auto",
@@ -59,19 +67,6 @@ def _texts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-def _format(value: Any) -> Any:
-    if value is None or value == "auto":
-        return "auto"
-    match cast("object", value):
-        case {"type": "text" | "json_object"} | {
-            "type": "json_schema",
-            "json_schema": {"name": str()},
-        }:
-            return value
-        case _:
-            raise PydanticCustomError("invalid", "Must be 'auto', or a format with its 'type'")
-
-
 def _choice(value: Any) -> Any:
     match cast("object", value):
         case str() | {"type": "function", "function": {"name": str()}}:
@@ -92,7 +87,6 @@ NoResources = Annotated[
 ]
 Temperature = Annotated[float, Field(ge=0, le=2, strict=False)]
 TopP = Annotated[float, Field(ge=0, le=1, strict=False)]
-Format = Annotated[Literal["auto"] | Json, BeforeValidator(_format)]
 Model = Annotated[Line, StringConstraints(min_length=1, max_length=256)]
 Instructions = Annotated[Text, StringConstraints(max_length=256_000)]
 
@@ -110,11 +104,44 @@ class TextPart(Strict):
     text: Text
 
 
+class ImageFile(Strict):
+    """Which picture."""
+
+    file_id: PublicId
+    detail: Annotated[Any, _only("auto")] = None
+
+
+class ImageFilePart(Strict):
+    """A part of a message: a picture that was uploaded before."""
+
+    type: Literal["image_file"]
+    image_file: ImageFile
+
+
+def _no_addresses(value: Any) -> Any:
+    """Refuse pictures by address: nobody here fetches them, or lets others fetch them."""
+    match cast("object", value):
+        case {"type": "image_url"}:
+            raise PydanticCustomError(
+                "unsupported", "is taken by 'image_file' only: upload the picture first."
+            )
+        case _:
+            return value
+
+
+MessagePart = Annotated[
+    Annotated[TextPart | ImageFilePart, Field(discriminator="type")],
+    BeforeValidator(_no_addresses),
+]
+
+
 class MessageCreate(Strict):
     """A message, of either role."""
 
     role: Literal["user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_texts), Field(min_length=1, max_length=64)]
+    content: Annotated[
+        list[MessagePart], BeforeValidator(_texts), Field(min_length=1, max_length=64)
+    ]
     attachments: Annotated[Any, _only([])] = None
     metadata: Metadata | None = None
 
@@ -124,8 +151,20 @@ class MessageCreate(Strict):
         Raises:
             WireError: It is too long, or says nothing.
         """
-        content = [Part(part.text) for part in self.content]
+        content = [
+            Part(part.text)
+            if isinstance(part, TextPart)
+            else Part(kind=PartKind.IMAGE, file_id=part.image_file.file_id)
+            for part in self.content
+        ]
+        pictures = [part for part in content if part.kind is PartKind.IMAGE]
+        if len(pictures) > MAX_FILES:
+            raise WireError(
+                f"Invalid 'content': at most {MAX_FILES} pictures are taken.", param="content"
+            )
         if self.role == "assistant":
+            if pictures:
+                raise WireError("Pictures are the user's to show.", param="content")
             max_chars = max(max_chars, MAX_ANSWER_CHARS)
         if sum(len(part.text) for part in content) > max_chars:
             raise WireError(
@@ -133,7 +172,7 @@ class MessageCreate(Strict):
                 param="content",
                 code="string_above_max_length",
             )
-        if not any(part.text.strip() for part in content):
+        if not pictures and not any(part.text.strip() for part in content):
             raise WireError("Message content must be non-empty.", param="content")
         return Said(Role(self.role), content, dict(self.metadata or {}))
 
@@ -166,23 +205,143 @@ class ThreadUpdate(Strict):
     tool_resources: NoResources = None
 
 
+class StaticChunking(Strict):
+    """The size of the pieces."""
+
+    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
+    chunk_overlap_tokens: Annotated[int, Field(ge=0, le=2048)]
+
+
+class Chunking(Strict):
+    """How files are cut up, to be searched."""
+
+    type: Literal["auto", "static"]
+    static: StaticChunking | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Chunking":
+        if (self.static is None) is (self.type == "static"):
+            raise PydanticCustomError("invalid", "Must be 'auto', or 'static' with its numbers")
+        return self
+
+    def written(self) -> dict[str, Any]:
+        """Return it as it is kept, and sent on."""
+        return self.model_dump(exclude_none=True)
+
+
+StoreName = Annotated[Line, StringConstraints(max_length=256)]
+FileIds = Annotated[list[PublicId], Field(max_length=MAX_STORE_FILES)]
+
+
+class NewStore(Strict):
+    """A vector store that is made with an assistant."""
+
+    file_ids: FileIds | None = None
+    chunking_strategy: Chunking | None = None
+    metadata: Metadata | None = None
+    expires_after: Annotated[Any, _only()] = None
+
+    def wanted(self, name: str = "") -> stores.Wanted:
+        """Return the store that is wanted."""
+        chunking = self.chunking_strategy or Chunking(type="auto")
+        return stores.Wanted(
+            name,
+            list(dict.fromkeys(self.file_ids or ())),
+            chunking.written(),
+            dict(self.metadata or {}),
+        )
+
+
+class StoreCreate(NewStore):
+    """A new vector store."""
+
+    name: StoreName | None = None
+    description: Annotated[Any, _only("")] = None
+
+
+class StoreUpdate(Strict):
+    """Changes to a vector store; what is left out stays."""
+
+    name: StoreName | None = None
+    metadata: Metadata | None = None
+    expires_after: Annotated[Any, _only()] = None
+
+
+class StoreFileCreate(Strict):
+    """A file for a vector store."""
+
+    file_id: PublicId
+    chunking_strategy: Chunking | None = None
+    attributes: Annotated[Any, _only({})] = None
+
+    def wanted(self) -> stores.Wanted:
+        """Return what is to be put into the store."""
+        chunking = self.chunking_strategy or Chunking(type="auto")
+        return stores.Wanted(file_ids=[self.file_id], chunking=chunking.written())
+
+
+class StoreBatchCreate(Strict):
+    """Several files for a vector store."""
+
+    file_ids: Annotated[FileIds, Field(min_length=1)]
+    chunking_strategy: Chunking | None = None
+    attributes: Annotated[Any, _only({})] = None
+
+    def wanted(self) -> stores.Wanted:
+        """Return what is to be put into the store."""
+        chunking = self.chunking_strategy or Chunking(type="auto")
+        file_ids = list(dict.fromkeys(self.file_ids))
+        return stores.Wanted(file_ids=file_ids, chunking=chunking.written())
+
+
+class AssistantStores(SearchedStores):
+    """The vector store that an assistant searches, or one that is made with it."""
+
+    vector_stores: Annotated[list[NewStore], Field(max_length=1)] | None = None
+
+
+class AssistantResources(Brief):
+    """What an assistant's tools work on."""
+
+    code_interpreter: CodeFiles | None = None
+    file_search: AssistantStores | None = None
+
+
 class AssistantBase(Strict):
     """What an assistant is made of; null is the default."""
 
     name: Annotated[Line, StringConstraints(max_length=256)] | None = None
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Instructions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     response_format: Format = "auto"
     metadata: Metadata | None = None
-    tool_resources: NoResources = None
+    tool_resources: AssistantResources | None = None
     reasoning_effort: Annotated[Any, _only()] = None
+
+    def new_store(self) -> NewStore | None:
+        """Return the vector store that is to be made with it.
+
+        Raises:
+            WireError: It is to search another one already.
+        """
+        found = self.tool_resources and self.tool_resources.file_search
+        if not found or not found.vector_stores:
+            return None
+        if found.vector_store_ids:
+            raise WireError(
+                "Give 'vector_store_ids' or 'vector_stores', not both.",
+                param="tool_resources.file_search",
+            )
+        return found.vector_stores[0]
 
     def changes(self) -> dict[str, Any]:
         """Return the fields of the configuration that were given."""
         given = self.model_dump(include=set(_DEFAULTS), exclude_unset=True)
+        search: dict[str, Any] = (given.get("tool_resources") or _NONE).get("file_search") or _NONE
+        search.pop("vector_stores", None)
         return {name: _DEFAULTS[name] if value is None else value for name, value in given.items()}
 
 
@@ -204,7 +363,7 @@ class RunBase(Strict):
     assistant_id: PublicId
     instructions: Instructions | None = None
     model: Model | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=20)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=20)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     response_format: Format | None = None
@@ -222,7 +381,8 @@ class RunBase(Strict):
 
     def order(self) -> Order:
         """Return the run that is wanted; null means as the assistant has it."""
-        changes = self.model_dump(include=set(_DEFAULTS), exclude_none=True)
+        own = set(_DEFAULTS) - {"tool_resources"}
+        changes = self.model_dump(include=own, exclude_none=True)
         if self.max_completion_tokens is not None:
             changes["max_output_tokens"] = self.max_completion_tokens
         if self.tool_choice not in (None, "auto"):

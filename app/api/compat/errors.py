@@ -29,6 +29,10 @@ _KINDS: Final = {
     "message_id": "message",
     "run_id": "run",
     "step_id": "run step",
+    "file_id": "file",
+    "store_id": "vector store",
+    "store_file_id": "vector store file",
+    "batch_id": "file batch",
 }
 _TYPES: Final = {401: INVALID, 403: INVALID, 404: INVALID, 413: INVALID, 429: "requests"}
 _CODES: Final = {
@@ -51,6 +55,7 @@ _WORDS: Final = {
         "Invalid {}: too many items. Expected at most {max_length}.",
         "array_above_max_length",
     ),
+    "invalid_schema": ("Invalid schema for {}: {}.", "invalid_json_schema"),
     "less_than_equal": (
         "Invalid {}: above maximum value. Expected a value <= {le}.",
         "integer_above_max_value",

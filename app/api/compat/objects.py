@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from app.api import present
+from app.domain.files import StoredFile
 from app.domain.models import Assistant, AssistantConfig, JsonObject, Run, User
 from app.ports import AssistantVersion
 from app.services.assistants import may_read
@@ -16,7 +17,9 @@ POLL_AFTER_MS: Final = 500
 """How soon a poll is worth its while: the SDK's helpers wait this long."""
 
 RATE_LIMITED: Final = frozenset({"upstream_rate_limited", "upstream_quota"})
-_INVALID: Final = frozenset({"context_too_long", "upstream_rejected"})
+_INVALID: Final = frozenset({
+    "context_too_long", "upstream_format_refused", "upstream_rejected", "upstream_tool_refused",
+})  # fmt: skip
 _ENDED_AT: Final = {
     "completed": "completed_at",
     "failed": "failed_at",
@@ -78,8 +81,13 @@ def message(body: Mapping[str, Any], run: Mapping[str, Any] | None) -> JsonObjec
         "run_id": body["run_id"],
         "role": body["role"],
         "status": status,
-        "content": [part(found) for found in body["content"]],
-        "attachments": [],
+        "content": [part(found) for found in body["content"] if found["type"] != "file"],
+        # The wire has no part for what is no picture, but a place beside the parts.
+        "attachments": [
+            {"file_id": found["file_id"], "tools": []}
+            for found in body["content"]
+            if found["type"] == "file"
+        ],
         "metadata": body["metadata"],
         "completed_at": ended_at if status == "completed" else None,
         "incomplete_at": ended_at if status == "incomplete" else None,
@@ -91,6 +99,11 @@ def part(body: Mapping[str, Any]) -> JsonObject:
     """A part of a message."""
     if body["type"] == "refusal":
         return {"type": "refusal", "refusal": body["text"]}
+    if body["type"] == "image":
+        return {
+            "type": "image_file",
+            "image_file": {"file_id": body["file_id"], "detail": "auto"},
+        }
     notes = [_annotation(note) for note in body["annotations"]]
     text = {"value": body["text"], "annotations": [note for note in notes if note]}
     return {"type": "text", "text": text}
@@ -112,6 +125,22 @@ def _annotation(note: Mapping[str, Any]) -> JsonObject | None:
         "start_index": start,
         "end_index": note.get("end_index", start),
         name: {"file_id": note.get("file_id", "")},
+    }
+
+
+def file(found: StoredFile) -> JsonObject:
+    """A file; one that was sent over the other face is for what its kind is usually for."""
+    body = found.body()
+    return {
+        "id": body["id"],
+        "object": "file",
+        "bytes": body["bytes"],
+        "created_at": seconds(body["created_at"]),
+        "expires_at": None,
+        "filename": body["filename"],
+        "purpose": found.purpose or ("vision" if found.is_image else "user_data"),
+        "status": "processed",
+        "status_details": None,
     }
 
 

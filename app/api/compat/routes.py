@@ -5,14 +5,23 @@ from typing import Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.compat import assistants, messages, models, runs, steps, threads
+from app.api.compat import (
+    assistants,
+    files,
+    messages,
+    models,
+    runs,
+    steps,
+    threads,
+    vector_stores,
+)
 from app.api.compat.errors import WireError, WireRoute
 
 PREFIX: Final = "/openai/v1"
 
 router = APIRouter(prefix=PREFIX, include_in_schema=False)
 # `/threads/runs` must be met before `/threads/{thread_id}`.
-for _module in (models, assistants, runs, steps, messages, threads):
+for _module in (models, assistants, files, vector_stores, runs, steps, messages, threads):
     router.include_router(_module.router)
 
 _rest = APIRouter(route_class=WireRoute)

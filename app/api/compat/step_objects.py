@@ -93,9 +93,11 @@ def tool_calls(step: Mapping[str, Any]) -> list[JsonObject]:
         return [_function(call, is_going=is_going) for call in details.get("calls", ())]
     call: JsonObject = {"id": f"call_{step['id'].partition('_')[2]}", "type": kind}
     if kind == "code_interpreter":
+        outputs: Sequence[Mapping[str, Any]] = details.get("outputs") or ()
         wanted: JsonObject = {
             "input": details.get("input") or "",
-            "outputs": details.get("outputs") or [],
+            # A picture has a file's id there, which it has not here.
+            "outputs": [dict(each) for each in outputs if each.get("type") == "logs"],
         }
         return [call | {kind: wanted}]
     results: Sequence[Mapping[str, Any]] = details.get("results") or ()
@@ -107,7 +109,7 @@ def tool_calls(step: Mapping[str, Any]) -> list[JsonObject]:
         }
         for result in results
     ]
-    return [call | {kind: {"results": found}}]
+    return [call | {kind: {"ranking_options": None, "results": found}}]
 
 
 def _function(call: Mapping[str, Any], *, is_going: bool) -> JsonObject:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from app.algebra import AlgebraError, Task, Workshop
+from app.algebra import AlgebraError, Evaluation, Task, Workshop
 from app.sandbox.tutor.answer import explain
 from app.sandbox.tutor.phrases import Phrases, phrases_of
 from app.sandbox.tutor.question import understand
@@ -49,6 +49,11 @@ class Tutor:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._reply, tuple(turns))
 
+    async def calculate(self, turns: Sequence[tuple[str, str]]) -> Sequence[Evaluation]:
+        """Return the numbers that the last turn asks for; none if it asks for anything else."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._calculate, tuple(turns))
+
     def warm_up(self) -> None:
         """Start the process that solves, and let it solve something; blocks for a second.
 
@@ -63,6 +68,19 @@ class Tutor:
         """Stop the process and the thread; a question on the way is not answered in time."""
         await asyncio.to_thread(self._workshop.close)
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+
+    def _calculate(self, turns: tuple[tuple[str, str], ...]) -> list[Evaluation]:
+        found: list[Evaluation] = []
+        for task in understand(turns).tasks:
+            if task.name != "evaluate":
+                continue
+            try:
+                result = self._workshop.run(task)
+            except AlgebraError:
+                continue
+            if isinstance(result, Evaluation) and result.is_number:
+                found.append(result)
+        return found
 
     def _reply(self, turns: tuple[tuple[str, str], ...]) -> str:
         question = understand(turns)

@@ -15,6 +15,9 @@ class Phrases:
     """One language; braces are filled by `str.format` where a value is needed."""
 
     offline: str
+    unreadable: str
+    found: str
+    not_found: str
     refused: dict[str, str]
     of_course: str
     assumed_zero: str
@@ -61,6 +64,11 @@ KOREAN: Final = Phrases(
         "연립일차방정식, 미분, 적분은 직접 풀어 드릴 수 있습니다. "
         "예: `3x^2 + 11x - 10 = 0`을 풀어 주세요."
     ),
+    unreadable=(
+        "저는 오프라인 수학 튜터라서 사진이나 문서는 볼 수 없습니다. 식을 글로 적어 주세요."
+    ),
+    found="{filename} 파일에 다음과 같이 적혀 있습니다.",
+    not_found="파일에서 질문의 낱말을 찾지 못했습니다.",
     refused={
         "deadline": "이 계산은 정해진 시간 안에 끝나지 않아서 중단했습니다.",
         "too_complex": "이 식은 제가 다루기에는 너무 큽니다.",
@@ -126,6 +134,11 @@ ENGLISH: Final = Phrases(
         "and quadratic equations, systems of linear equations, derivatives and integrals. "
         "For example: solve `3x^2 + 11x - 10 = 0`."
     ),
+    unreadable=(
+        "I am an offline tutor: I can't look at pictures or documents. Please type the equation."
+    ),
+    found="Your file {filename} says:",
+    not_found="I found none of your words in the files.",
     refused={
         "deadline": "I stopped this calculation, because it did not end in time.",
         "too_complex": "This is too large for me to work out.",

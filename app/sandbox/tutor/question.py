@@ -109,7 +109,7 @@ def understand(turns: Sequence[tuple[str, str]]) -> Question:
         newest mathematics before, the student's own where there is any.
     """
     newest = turns[-1][1][:MAX_TEXT] if turns else ""
-    asked = _read(newest, _language(turns))
+    asked = _read(newest, language_of(turns))
     if asked.tasks or asked.is_beyond:
         return asked
     points_back = asked.intent is not None and _POINTS_BACK.search(newest) is not None
@@ -124,7 +124,8 @@ def understand(turns: Sequence[tuple[str, str]]) -> Question:
     return asked
 
 
-def _language(turns: Sequence[tuple[str, str]]) -> Language:
+def language_of(turns: Sequence[tuple[str, str]]) -> Language:
+    """Return the language that the student writes."""
     """Tell the language of the newest message that has words at all."""
     for role, text in reversed(turns):
         words = text[:MAX_TEXT]

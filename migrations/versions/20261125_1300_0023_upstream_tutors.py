@@ -1,14 +1,14 @@
 """Assistants that stand upstream for configurations.
 
-Revision: 0022
-Follows: 0031
+Revision: 0023
+Follows: 0022
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0022"
-down_revision = "0031"
+revision = "0023"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 

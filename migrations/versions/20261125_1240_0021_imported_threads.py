@@ -1,13 +1,13 @@
 """Threads that were imported, so that none is twice.
 
-Revision: 0030
+Revision: 0021
 Follows: 0020
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0030"
+revision = "0021"
 down_revision = "0020"
 branch_labels = None
 depends_on = None
