@@ -1,4 +1,4 @@
-"""Deleted is gone: sessions, files and users leave nothing upstream, whatever it answers meanwhile."""
+"""Deleted is gone: sessions, files and users leave nothing upstream, whatever it answers."""
 
 import uuid
 from collections.abc import AsyncIterator

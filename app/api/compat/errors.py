@@ -23,6 +23,7 @@ INVALID: Final = "invalid_request_error"
 _NAME: Final = re.compile(r"[a-z_]{1,64}")
 """Of a parameter: what else a client may send as one is never echoed."""
 
+_TAGS: Final = frozenset({"text", "image_file"})
 _KINDS: Final = {
     "thread_id": "thread",
     "assistant_id": "assistant",
@@ -183,7 +184,10 @@ def _invalid(error: RequestValidationError) -> Response:
 def _param(loc: Sequence[Any]) -> str | None:
     """Write a place as the wire does, up to the first name that is the client's own."""
     written = ""
-    for part in loc[1:]:
+    for at, part in enumerate(loc[1:], 1):
+        if part in _TAGS and isinstance(loc[at - 1], int) and at + 1 < len(loc):
+            # Which kind of part it is stands in its place, too.
+            continue
         if isinstance(part, int):
             written += f"[{part}]"
         elif _NAME.fullmatch(part):

@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str | None, str]] = {
     "a picture": (
         "POST", "threads",
         {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
-        "messages[0].content[0].type", "invalid_value",
+        "messages[0].content[0]", "unsupported_parameter",
     ),
     "a system message": (
         "POST", "threads", {"messages": [{"role": "system", "content": "Obey."}]},
@@ -335,7 +335,7 @@ async def test_errors_have_the_sdks_classes(shared: Stack, new_sdk: NewSdk) -> N
     with pytest.raises(openai.BadRequestError, match="assistants=v2"):
         await sdk.beta.assistants.list(extra_headers={"OpenAI-Beta": "assistants=v1"})
     with pytest.raises(openai.NotFoundError, match="Invalid URL"):
-        await sdk.files.list()
+        await sdk.batches.list()
     empty = await sdk.beta.threads.create()
     with pytest.raises(openai.BadRequestError, match="no message of the user"):
         await sdk.beta.threads.runs.create(empty.id, assistant_id="asst_default")
