@@ -201,6 +201,9 @@ def _said(found: Mapping[str, Any], param: str | None) -> _Said:
     kind, named = found["type"], f"'{param}'" if param else "the body"
     message = str(found["msg"]).removeprefix("Value error, ").rstrip(".")
     limits: Mapping[str, Any] = found.get("ctx", {})
+    if kind == "union_tag_invalid":
+        # Pydantic's own words repeat what was sent.
+        message = f"Supported values of 'type' are {limits['expected_tags']}"
     if kind == "too_long" and limits["field_type"] == "Value":
         # A string whose length is looked at after its characters.
         kind = "string_too_long"

@@ -275,6 +275,14 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str | None, str]] = {
         {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
         "messages[0].content[0]", "unsupported_parameter",
     ),
+    "a part of no kind": (
+        "POST", "threads", {"messages": [{"role": "user", "content": [{"type": "canary"}]}]},
+        "messages[0].content[0]", "invalid_value",
+    ),
+    "a part without its text": (
+        "POST", "threads", {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text", "missing_required_parameter",
+    ),
     "a system message": (
         "POST", "threads", {"messages": [{"role": "system", "content": "Obey."}]},
         "messages[0].role", "invalid_value",
@@ -293,6 +301,7 @@ async def test_a_wrong_request_is_refused_in_the_wires_envelope(shared: Stack, n
     client = shared.client()
     response = await client.http.request(method, f"/openai/v1/{path}", json=body)
     assert response.status_code == 400, response.text
+    assert "canary" not in response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"], error["code"]) == (
