@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping, S
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any, Final, cast
 from urllib.parse import quote
 
@@ -221,10 +222,10 @@ async def _check_content(response: httpx2.Response) -> None:
     with _translated():
         await response.aread()
         found = _body(response)
-    if response.status_code in {httpx2.codes.BAD_REQUEST, httpx2.codes.FORBIDDEN}:
+    if response.status_code in {HTTPStatus.BAD_REQUEST, HTTPStatus.FORBIDDEN}:
         # It was told as little of us as of the file: it gives back no file of this purpose.
         raise NotDownloadableError
-    if response.status_code == httpx2.codes.NOT_FOUND:
+    if response.status_code == HTTPStatus.NOT_FOUND:
         raise NotFoundError
     error = openai.APIStatusError("", response=response, body=found.get("error"))
     raise translate(error) from None

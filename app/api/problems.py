@@ -262,6 +262,9 @@ def _loc(loc: Sequence[Any], known: frozenset[str]) -> list[str | int]:
 def _message(item: Mapping[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return "There is a field here that is not known."
+    if item["type"] == "union_tag_invalid":
+        # Pydantic's own words repeat what was sent.
+        return f"'type' must be one of {item['ctx']['expected_tags']}."
     return str(item["msg"]).removeprefix("Value error, ")
 
 

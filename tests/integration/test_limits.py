@@ -18,6 +18,7 @@ LIMITS = {
     "MAX_MESSAGE_CHARS": "100",
     "MAX_BODY_BYTES": "4096",
 }
+FILES = {"file_bytes": 32 << 20, "files": 200, "files_bytes": 1 << 30}
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,14 @@ async def test_i_am_told_who_i_am_and_what_i_may(shared: Stack, at: int) -> None
             "queued_runs": 3,
             "streams": 2,
             "tool_output_chars": 200_000,
+            **FILES,
         },
-        "remaining": {"queued_runs": 3, "streams": 2},
+        "remaining": {
+            "queued_runs": 3,
+            "streams": 2,
+            "files": FILES["files"],
+            "files_bytes": FILES["files_bytes"],
+        },
     }
 
 
@@ -262,6 +269,7 @@ async def test_the_documented_limits_are_the_defaults(shared: Stack) -> None:
         "queued_runs": 20,
         "streams": 20,
         "tool_output_chars": 200_000,
+        **FILES,
     }
 
 

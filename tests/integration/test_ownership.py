@@ -36,7 +36,12 @@ def routes() -> list[tuple[str, str]]:
 
 ROUTES = routes()
 SESSION_ROUTES = [route for route in ROUTES if "{session_id}" in route[1]]
-LISTS = ["/v1/sessions", "/v1/sessions/{session_id}/messages", "/v1/sessions/{session_id}/runs"]
+LISTS = [
+    "/v1/files",
+    "/v1/sessions",
+    "/v1/sessions/{session_id}/messages",
+    "/v1/sessions/{session_id}/runs",
+]
 
 
 @dataclass
@@ -56,9 +61,11 @@ class Place:
             "SELECT s.*, (SELECT count(*) FROM messages WHERE session_id = s.id),"
             " (SELECT count(*) FROM runs WHERE session_id = s.id),"
             " (SELECT count(*) FROM stream_tickets WHERE session_id = s.id),"
-            " (SELECT version FROM assistants WHERE id = $2) FROM sessions s WHERE s.id = $1",
+            " (SELECT version FROM assistants WHERE id = $2),"
+            " (SELECT count(*) FROM files WHERE id = $3) FROM sessions s WHERE s.id = $1",
             session,
             self.ids["assistant_id"],
+            self.ids["file_id"],
         )
 
 
@@ -66,7 +73,9 @@ async def belongings(client: Client) -> dict[str, str]:
     assistant = await client.call("POST", "/v1/assistants", 201, json={"model": "m"})
     session = await client.open_session(title="mine")
     run, _ = await client.ask(session, "Solve 2x = 6")
+    file = await client.call("POST", "/v1/files", 201, files={"file": ("q.txt", b"2x = 6")})
     return {
+        "file_id": file["id"],
         "session_id": session,
         "message_id": run["output_message_id"],
         "run_id": run["id"],

@@ -8,7 +8,6 @@ from typing import Any, Final
 from app.domain.models import Role, ToolCall
 from app.ports import Calls, Generation, Turn
 
-
 ATTACHED: Final = "(See the attached file.)"
 _READER: Final = {"type": "file_search"}
 """The tool by which this dialect reads a file in a message."""

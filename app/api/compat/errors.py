@@ -23,6 +23,7 @@ INVALID: Final = "invalid_request_error"
 _NAME: Final = re.compile(r"[a-z_]{1,64}")
 """Of a parameter: what else a client may send as one is never echoed."""
 
+_TAGS: Final = frozenset({"text", "image_file"})
 _KINDS: Final = {
     "thread_id": "thread",
     "assistant_id": "assistant",
@@ -187,7 +188,10 @@ def _invalid(error: RequestValidationError) -> Response:
 def _param(loc: Sequence[Any]) -> str | None:
     """Write a place as the wire does, up to the first name that is the client's own."""
     written = ""
-    for part in loc[1:]:
+    for at, part in enumerate(loc[1:], 1):
+        if part in _TAGS and isinstance(loc[at - 1], int) and at + 1 < len(loc):
+            # Which kind of part it is stands in its place, too.
+            continue
         if isinstance(part, int):
             written += f"[{part}]"
         elif _NAME.fullmatch(part):
@@ -201,6 +205,9 @@ def _said(found: Mapping[str, Any], param: str | None) -> _Said:
     kind, named = found["type"], f"'{param}'" if param else "the body"
     message = str(found["msg"]).removeprefix("Value error, ").rstrip(".")
     limits: Mapping[str, Any] = found.get("ctx", {})
+    if kind == "union_tag_invalid":
+        # Pydantic's own words repeat what was sent.
+        message = f"Supported values of 'type' are {limits['expected_tags']}"
     if kind == "too_long" and limits["field_type"] == "Value":
         # A string whose length is looked at after its characters.
         kind = "string_too_long"

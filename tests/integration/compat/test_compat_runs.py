@@ -270,7 +270,15 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str | None, str]] = {
     "a picture": (
         "POST", "threads",
         {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
-        "messages[0].content[0].type", "invalid_value",
+        "messages[0].content[0]", "unsupported_parameter",
+    ),
+    "a part of no kind": (
+        "POST", "threads", {"messages": [{"role": "user", "content": [{"type": "canary"}]}]},
+        "messages[0].content[0]", "invalid_value",
+    ),
+    "a part without its text": (
+        "POST", "threads", {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text", "missing_required_parameter",
     ),
     "a system message": (
         "POST", "threads", {"messages": [{"role": "system", "content": "Obey."}]},
@@ -290,6 +298,7 @@ async def test_a_wrong_request_is_refused_in_the_wires_envelope(shared: Stack, n
     client = shared.client()
     response = await client.http.request(method, f"/openai/v1/{path}", json=body)
     assert response.status_code == 400, response.text
+    assert "canary" not in response.text
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"], error["code"]) == (
@@ -332,7 +341,7 @@ async def test_errors_have_the_sdks_classes(shared: Stack, new_sdk: NewSdk) -> N
     with pytest.raises(openai.BadRequestError, match="assistants=v2"):
         await sdk.beta.assistants.list(extra_headers={"OpenAI-Beta": "assistants=v1"})
     with pytest.raises(openai.NotFoundError, match="Invalid URL"):
-        await sdk.files.list()
+        await sdk.batches.list()
     empty = await sdk.beta.threads.create()
     with pytest.raises(openai.BadRequestError, match="no message of the user"):
         await sdk.beta.threads.runs.create(empty.id, assistant_id="asst_default")
