@@ -161,6 +161,9 @@ _SAMPLES: Final[Mapping[int, errors.DomainError]] = {
     404: errors.NotFoundError(),
     409: errors.RequestInFlightError(),
     429: errors.TooManyRunsError(),
+    502: errors.UpstreamError(
+        "The tutor is not available for the moment.", code="upstream_unavailable"
+    ),
     503: errors.StorageUnavailableError(),
 }
 

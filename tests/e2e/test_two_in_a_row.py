@@ -117,7 +117,8 @@ async def row(both: Row) -> AsyncIterator[Row]:
     yield both
     await check(both.front.database_url)
     await check(both.back.database_url)
-    check_logs(both.front.logs() + both.back.logs(), *WORDS, WORD)
+    key = both.front.settings["OPENAI_API_KEY"]
+    check_logs(both.front.logs() + both.back.logs(), *WORDS, WORD, key)
 
 
 async def begun(row: Row, question: str = QUESTION) -> Asked:
@@ -251,6 +252,43 @@ async def test_both_workers_are_killed_in_the_tutorials_dialogue(row: Row) -> No
     assert [seen[0], seen[2]] == [FIRST, SECOND]
     assert_both_roots(seen[1])
     assert_explains(seen[3])
+
+
+async def test_a_run_that_fails_behind_fails_with_a_reason(row: Row) -> None:
+    client = row.front.client()
+    session = await client.open_session()
+    action = {"type": "fail", "code": "invalid_prompt", "after_deltas": 3}
+    rule = {"path": "/v1/responses", "times": 1, "action": action}
+    await row.back.admin("POST", "faults", rule)
+    run, text = await client.ask(session, QUESTION, within=60)
+    assert (run["status"], run["attempts"]) == ("failed", 1)
+    assert run["last_error"]["code"] == "upstream_rejected"
+    assert text
+    again, _ = await client.ask(session, SECOND, within=60)
+    assert again["status"] == "completed"
+
+
+async def test_the_face_of_the_first_reaches_through_both(row: Row) -> None:
+    base = f"{row.front.api_urls[0]}/openai/v1"
+    async with AsyncOpenAI(
+        api_key=token("face-user"), base_url=base, _strict_response_validation=True
+    ) as sdk:
+        tutor = await sdk.beta.assistants.create(model="test-model", instructions="Be kind.")
+        thread = await sdk.beta.threads.create()
+        for question in (FIRST, SECOND):
+            await sdk.beta.threads.messages.create(thread.id, role="user", content=question)
+            run = await sdk.beta.threads.runs.create_and_poll(
+                thread_id=thread.id, assistant_id=tutor.id
+            )
+            assert run.status == "completed", run
+        messages = [
+            message.content[0].text.value  # type: ignore[union-attr]
+            async for message in sdk.beta.threads.messages.list(thread.id, order="asc")
+        ]
+    assert [messages[0], messages[2]] == [FIRST, SECOND]
+    assert_both_roots(messages[1])
+    assert_explains(messages[3])
+    assert await texts_of(row.relay, await row.thread(thread.id)) == messages
 
 
 async def test_cancelling_reaches_the_second_and_the_session_goes_on(row: Row) -> None:

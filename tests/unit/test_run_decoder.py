@@ -218,13 +218,20 @@ def test_a_tail_is_read_as_it_was_written(written: str, other: str) -> None:
 
 def test_names_are_cleaned_of_what_postgres_refuses() -> None:
     call = {"id": "call\x00", "function": {"name": "f\ud800", "arguments": "{}\x00"}}
-    action = {"submit_tool_outputs": {"tool_calls": [call]}}
-    (started, ended) = decoded(
-        ("thread.run.requires_action", {"id": "r\x00", "required_action": action})
+    (_, ended) = decoded(
+        run("requires_action", required_action={"submit_tool_outputs": {"tool_calls": [call]}})
     )
     (found,) = ended.tool_calls
-    for text in (started.response_id, ended.tail, found.id, found.name, found.arguments):
+    for text in (found.id, found.name, found.arguments):
         assert is_storable(text)
+
+
+@pytest.mark.parametrize("run_id", ["", "a/b", "..", "run\x00", "run 1", "a?b", "é", "r" * 201, 1])
+def test_an_id_that_could_lead_elsewhere_is_garbage(run_id: Any) -> None:
+    data = json.dumps({"id": run_id, "status": "queued"}).encode()
+    error = failure_of(NamedEvent("thread.run.queued", data))
+    assert error is not None
+    assert error.code == "upstream_garbage"
 
 
 @given(

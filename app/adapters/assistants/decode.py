@@ -11,7 +11,7 @@ from app.adapters.assistants.steps import StepReader
 from app.adapters.assistants.tail import RunName, Tail, calls_of, digest_of
 from app.adapters.wire.errors import UNREADABLE, failure, interrupted, of_response
 from app.adapters.wire.sse import NamedEvent
-from app.adapters.wire.values import load, name, text
+from app.adapters.wire.values import ident, load, name, text
 from app.domain.models import Part, PartKind, RunStatus, ToolCall, Usage
 from app.domain.text import clean_json
 from app.ports import Ended, Restarted, Started, TextDelta, UpstreamEvent
@@ -98,7 +98,7 @@ class RunDecoder:
         is_first = not self.run
         self.run = run
         if is_first:
-            yield Started(str(RunName(self._thread_id, name(run["id"]), self._tail)))
+            yield Started(str(RunName(self._thread_id, ident(run["id"]), self._tail)))
         if status in STATUSES:
             self.run = {**run, "status": status}
             yield ended(self.run, [each for each in self._messages.values() if each], self._tail)
@@ -174,8 +174,9 @@ def ended(run: dict[str, Any], messages: Sequence[dict[str, Any]], tail: Tail) -
     if status is RunStatus.INCOMPLETE:
         reason = _reason(run, messages)
     is_waiting = status is RunStatus.REQUIRES_ACTION
-    last = messages[-1] if messages else {"id": tail.message_id if is_waiting else ""}
-    end = Tail(name(run["id"]), name(last["id"]), len(last.get("content") or ()), digest_of(run))
+    last: dict[str, Any] = messages[-1] if messages else {}
+    newest = ident(last["id"]) if messages else tail.message_id if is_waiting else ""
+    end = Tail(ident(run["id"]), newest, len(last.get("content") or ()), digest_of(run))
     return Ended(
         status=status,
         content=content_of(tail.fresh(messages)),

@@ -43,14 +43,11 @@ class Tail:
 
     def fresh(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return what a run's messages, oldest first, say after this tail."""
-        places = [place for place, each in enumerate(messages) if each["id"] == self.message_id]
-        if not places:
-            return list(messages)
-        last = messages[places[0]]
-        rest = {**last, "content": list(last.get("content") or ())[self.parts :]}
-        return (
-            [rest, *messages[places[0] + 1 :]] if self.calls else list(messages)[places[0] + 1 :]
-        )
+        for place, message in enumerate(messages):
+            if self.is_open and message["id"] == self.message_id:
+                rest = list(message.get("content") or ())[self.parts :]
+                return [{**message, "content": rest}, *messages[place + 1 :]]
+        return list(messages)
 
 
 def calls_of(run: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Final
 from app.adapters.assistants import request
 from app.adapters.wire.client import WireClient
 from app.adapters.wire.errors import TUTOR_LOST, translated
-from app.adapters.wire.values import name
+from app.adapters.wire.values import ident
 from app.domain.errors import UpstreamError
 from app.ports import Generation, Tutors
 
@@ -47,7 +47,7 @@ class UpstreamTutors:
         found = await self._book.find(digest)
         if found is None:
             with translated():
-                made = name((await self._wire.call("post", _PATH, body))["id"])
+                made = ident((await self._wire.call("post", _PATH, body))["id"])
             found = await self._book.add(digest, made)
         if len(self._known) >= CACHED:
             self._known.clear()

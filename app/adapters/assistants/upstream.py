@@ -17,7 +17,7 @@ from app.adapters.assistants.tutors import UpstreamTutors
 from app.adapters.wire.client import Hearing, Listen, UpstreamConfig, WireClient
 from app.adapters.wire.errors import TUTOR_LOST, interrupted, translated
 from app.adapters.wire.sse import NamedEventDecoder
-from app.adapters.wire.values import name
+from app.adapters.wire.values import ident
 from app.domain.errors import ThreadBusyError, ThreadLostError, UpstreamError
 from app.domain.models import RunStatus
 from app.domain.steps import FUNCTION
@@ -62,7 +62,7 @@ class AssistantsUpstream:
         messages = [request.message(turn) for turn in turns]
         with translated():
             body = {"messages": messages[:MESSAGES_A_CALL]} if messages else {}
-            thread_id = name((await self._wire.call("post", "/threads", body))["id"])
+            thread_id = ident((await self._wire.call("post", "/threads", body))["id"])
             try:
                 await self._add(thread_id, messages[MESSAGES_A_CALL:])
                 newest = await self._newest(thread_id) if messages else ""
@@ -81,7 +81,7 @@ class AssistantsUpstream:
         """Return the id of the newest message."""
         query = {"limit": 1, "order": "desc"}
         page = await self._wire.call("get", f"/threads/{thread_id}/messages", query=query)
-        return name(page["data"][0]["id"])
+        return ident(page["data"][0]["id"])
 
     async def delete_thread(self, thread_id: str) -> None:
         """Delete it and what it holds; one that is gone already is fine."""
@@ -171,25 +171,31 @@ class AssistantsUpstream:
         with suppress(UpstreamError), translated():
             runs = await self._runs(thread_id, {"limit": 1, "order": "desc"})
             if runs and runs[0]["status"] == "requires_action":
-                path = f"/threads/{thread_id}/runs/{runs[0]['id']}"
+                path = f"/threads/{thread_id}/runs/{ident(runs[0]['id'])}"
                 await self._wire.call("post", f"{path}/cancel")
 
     async def _account(self, thread_id: str, run: dict[str, Any], tail: Tail) -> Ended:
         """Return how a run ended, with what it said as the thread has it."""
         with translated():
-            messages = await self._said(thread_id, run["id"])
+            messages = await self._said(RunName(thread_id, run["id"], tail))
             ended = decode.ended(run, messages, tail)
             if not messages and run["status"] == "completed":
                 newest = await self._newest(thread_id)
                 ended = replace(ended, tail=str(Tail(run["id"], newest)))
         return ended
 
-    async def _said(self, thread_id: str, run_id: str) -> list[dict[str, Any]]:
+    async def _said(self, named: RunName) -> list[dict[str, Any]]:
         """Return a run's messages, oldest first, with the text that they have so far."""
-        query = {"run_id": run_id, "limit": LISTED, "order": "desc"}
-        page = await self._wire.call("get", f"/threads/{thread_id}/messages", query=query)
-        said = [message for message in page["data"] if message["role"] == "assistant"]
-        return [message for message in reversed(said) if message.get("run_id") == run_id]
+        query = {"run_id": named.run_id, "limit": LISTED, "order": "desc"}
+        path = f"/threads/{named.thread_id}/messages"
+        found: list[dict[str, Any]] = []
+        for message in (await self._wire.call("get", path, query=query))["data"]:
+            # Not all servers know the filter, or tell whose a message is.
+            if message["id"] == named.tail.message_id and not named.tail.is_open:
+                break
+            if message["role"] == "assistant" and message.get("run_id") in {None, named.run_id}:
+                found.insert(0, message)
+        return found
 
     async def _runs(self, thread_id: str, query: Mapping[str, Any]) -> list[dict[str, Any]]:
         page = await self._wire.call("get", f"/threads/{thread_id}/runs", query=query)
@@ -232,7 +238,7 @@ class AssistantsUpstream:
         if not runs or runs[-1]["status"] == "cancelled":
             # Turns without a run: asked again here, they would stand there twice.
             raise ThreadLostError(retryable=True)
-        found = RunName(thread_id, name(runs[-1]["id"]), tail)
+        found = RunName(thread_id, ident(runs[-1]["id"]), tail)
         listen(Started(str(found)))
         return found
 
@@ -251,8 +257,7 @@ class AssistantsUpstream:
                     await self._tell_steps(named.path, run, listen)
                 return await self._account(named.thread_id, run, tail)
             if listen is not None:
-                said = await self._said(named.thread_id, named.run_id)
-                for event in reread.news(tail.fresh(said)):
+                for event in reread.news(tail.fresh(await self._said(named))):
                     listen(event)
             await asyncio.sleep(_pause_s(headers))
 

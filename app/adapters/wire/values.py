@@ -1,11 +1,14 @@
 """Reading what the vendor sends: JSON of any shape, and text that Postgres may refuse."""
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
 from pydantic_core import from_json
 
 from app.domain.text import clean
+
+_ID: Final = re.compile(r"[\w:~-]{1,200}", re.ASCII)
 
 
 def load(data: bytes) -> Any:
@@ -28,3 +31,11 @@ def text(value: object) -> str:
 def name(value: object) -> str:
     """Return text that is stored as it is: without what Postgres refuses."""
     return clean(text(value))
+
+
+def ident(value: object) -> str:
+    """Return an id that may stand in a path; what could lead elsewhere is none."""
+    found = text(value)
+    if _ID.fullmatch(found) is None:
+        raise ValueError
+    return found

@@ -44,6 +44,13 @@ async def test_text_that_is_taken_back_while_it_is_polled_is_heard_again(
     assert text_of(ended) == ANSWER
 
 
+async def test_a_server_that_does_not_say_whose_a_message_is_is_understood(
+    upstream: AssistantsUpstream, replay: Replay
+) -> None:
+    ended, _ = await followed(upstream, replay, "polled_sloppy", tail=TAIL)
+    assert text_of(ended) == ANSWER
+
+
 async def test_a_run_may_say_nothing_until_it_has_ended(
     upstream: AssistantsUpstream, replay: Replay
 ) -> None:
