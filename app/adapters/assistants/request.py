@@ -34,7 +34,9 @@ def assistant(generation: Generation) -> dict[str, Any]:
     return body
 
 
-def _theirs(resources: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+def _theirs(
+    resources: Mapping[str, Mapping[str, Sequence[str]] | None], known: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what tools work on, by the upstream's ids; what was deleted is left out."""
     found: dict[str, Any] = {}
     for tool, settings in resources.items():
