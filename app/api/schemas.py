@@ -1,82 +1,19 @@
 """Bodies as clients send and see them; strict on the way in, complete on the way out."""
 
-import math
-import unicodedata
 from datetime import datetime
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WrapValidator
 
 from app.api import examples, hosted
+from app.api.fields import Json, Line, Metadata, PublicId, Text, object_schema, storable_model
 from app.domain.models import MessageStatus, Role, RunStatus, SessionStatus
-from app.domain.text import is_storable
 from app.services.runs import OnActiveRun
 
 T = TypeVar("T")
-M = TypeVar("M")
 
-NOT_IN_LINES: Final = frozenset({"Cc", "Zl", "Zp"})
-"""Controls, and separators of lines and paragraphs."""
-MAX_JSON_DEPTH: Final = 64
 MAX_FILES: Final = 10
 """In one message."""
-
-
-def _storable(text: str) -> str:
-    if not is_storable(text):
-        raise ValueError("must not contain U+0000 or lone surrogates")
-    return text
-
-
-def _one_line(text: str) -> str:
-    # Spaces of other scripts and joiners of emoji are no control characters.
-    if any(unicodedata.category(character) in NOT_IN_LINES for character in text):
-        raise ValueError("must be one line without control characters")
-    return text
-
-
-def _storable_json(value: dict[str, Any]) -> dict[str, Any]:
-    pending: list[tuple[Any, int]] = [(value, 1)]
-    while pending:
-        item, depth = pending.pop()
-        if depth > MAX_JSON_DEPTH:
-            raise ValueError(f"must not be nested deeper than {MAX_JSON_DEPTH} levels")
-        if isinstance(item, str):
-            _storable(item)
-        elif isinstance(item, float) and not math.isfinite(item):
-            raise ValueError("must not contain NaN or infinity")
-        elif isinstance(item, list):
-            items: list[Any] = item  # pyright: ignore[reportUnknownVariableType]
-            pending.extend((inner, depth + 1) for inner in items)
-        elif isinstance(item, dict):
-            members: dict[str, Any] = item  # pyright: ignore[reportUnknownVariableType]
-            pending.extend((inner, depth + 1) for pair in members.items() for inner in pair)
-    return value
-
-
-def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
-    if schema and schema.get("type") != "object":
-        raise ValueError("must be the schema of an object: its `type` is not `object`")
-    return schema
-
-
-def _storable_model(value: M) -> M:
-    if isinstance(value, BaseModel):
-        _storable_json(value.model_dump())
-    return value
-
-
-Text = Annotated[str, AfterValidator(_storable)]
-Line = Annotated[str, AfterValidator(_storable), AfterValidator(_one_line)]
-Metadata = Annotated[
-    dict[
-        Annotated[Line, StringConstraints(min_length=1, max_length=64)],
-        Annotated[Text, StringConstraints(max_length=512)],
-    ],
-    Field(max_length=16, description="Up to 16 pairs, 64 and 512 characters."),
-]
-Json = Annotated[dict[str, Any], AfterValidator(_storable_json)]
-PublicId = Annotated[str, StringConstraints(max_length=128)]
 
 
 class _In(BaseModel):
@@ -91,7 +28,7 @@ class FunctionDef(_In):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     description: Annotated[Text, StringConstraints(max_length=4096)] | None = None
-    parameters: Annotated[Json, AfterValidator(_object_schema)] | None = Field(
+    parameters: Annotated[Json, AfterValidator(object_schema)] | None = Field(
         None,
         description="A schema of an object. Left out, and with the name of one of the server's "
         "own tools: that tool; else the function has no parameters.",
@@ -121,7 +58,7 @@ Tool = Annotated[
 Format = Annotated[
     Literal["auto"] | hosted.ResponseFormat,
     WrapValidator(hosted.read_format),
-    AfterValidator(_storable_model),
+    AfterValidator(storable_model),
 ]
 
 
@@ -134,7 +71,7 @@ class AssistantCreate(_In):
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] = []
-    tool_resources: Annotated[hosted.ToolResources, AfterValidator(_storable_model)] = (
+    tool_resources: Annotated[hosted.ToolResources, AfterValidator(storable_model)] = (
         hosted.ToolResources()
     )
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -152,7 +89,7 @@ class AssistantUpdate(_In):
     description: Annotated[Text, StringConstraints(max_length=512)] | None = None
     instructions: Annotated[Text, StringConstraints(max_length=256_000)] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] = []
-    tool_resources: Annotated[hosted.ToolResources, AfterValidator(_storable_model)] = (
+    tool_resources: Annotated[hosted.ToolResources, AfterValidator(storable_model)] = (
         hosted.ToolResources()
     )
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0

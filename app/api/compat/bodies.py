@@ -4,35 +4,24 @@ from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from app.api.compat.errors import WireError
+from app.api.compat.fields import Strict, only
+from app.api.compat.store_bodies import NewStore
+from app.api.fields import Json, Line, Metadata, PublicId, Text
 from app.api.hosted import Brief, CodeFiles, SearchedStores
-from app.api.schemas import (
-    MAX_FILES,
-    Format,
-    Json,
-    Line,
-    Metadata,
-    PublicId,
-    Text,
-    Tool,
-)
+from app.api.schemas import MAX_FILES, Format, Tool
 from app.domain.models import Part, PartKind, Role
-from app.services import actions, stores
+from app.services import actions
 from app.services.threads import Order, Said
 
 MAX_ANSWER_CHARS: Final = 256_000
 """Of a message in the assistant's name; the limit of what students may say is the operator's."""
-MAX_STORE_FILES: Final = 500
-"""That one call may add."""
 MAX_MESSAGES: Final = 100
 """Of one call; the wire sets no limit, and one transaction must end."""
 
@@ -51,17 +40,6 @@ _DEFAULTS: Final[dict[str, Any]] = {
 """What a configuration is made of, and what null means in one."""
 
 
-def _only(*defaults: Any) -> BeforeValidator:
-    """Take what means nothing here; refuse what would be ignored."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value not in defaults:
-            raise PydanticCustomError("unsupported", "takes no other value than its default here.")
-        return value
-
-    return BeforeValidator(check)
-
-
 def _texts(value: Any) -> Any:
     """Write a bare string as the one part that it means."""
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
@@ -78,7 +56,7 @@ def _choice(value: Any) -> Any:
 
 NoResources = Annotated[
     Any,
-    _only(
+    only(
         {},
         {"code_interpreter": None},
         {"file_search": None},
@@ -89,12 +67,6 @@ Temperature = Annotated[float, Field(ge=0, le=2, strict=False)]
 TopP = Annotated[float, Field(ge=0, le=1, strict=False)]
 Model = Annotated[Line, StringConstraints(min_length=1, max_length=256)]
 Instructions = Annotated[Text, StringConstraints(max_length=256_000)]
-
-
-class Strict(BaseModel):
-    """A body: unknown members are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class TextPart(Strict):
@@ -108,7 +80,7 @@ class ImageFile(Strict):
     """Which picture."""
 
     file_id: PublicId
-    detail: Annotated[Any, _only("auto")] = None
+    detail: Annotated[Any, only("auto")] = None
 
 
 class ImageFilePart(Strict):
@@ -142,7 +114,7 @@ class MessageCreate(Strict):
     content: Annotated[
         list[MessagePart], BeforeValidator(_texts), Field(min_length=1, max_length=64)
     ]
-    attachments: Annotated[Any, _only([])] = None
+    attachments: Annotated[Any, only([])] = None
     metadata: Metadata | None = None
 
     def said(self, max_chars: int) -> Said:
@@ -205,95 +177,6 @@ class ThreadUpdate(Strict):
     tool_resources: NoResources = None
 
 
-class StaticChunking(Strict):
-    """The size of the pieces."""
-
-    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
-    chunk_overlap_tokens: Annotated[int, Field(ge=0, le=2048)]
-
-
-class Chunking(Strict):
-    """How files are cut up, to be searched."""
-
-    type: Literal["auto", "static"]
-    static: StaticChunking | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> "Chunking":
-        if (self.static is None) is (self.type == "static"):
-            raise PydanticCustomError("invalid", "Must be 'auto', or 'static' with its numbers")
-        return self
-
-    def written(self) -> dict[str, Any]:
-        """Return it as it is kept, and sent on."""
-        return self.model_dump(exclude_none=True)
-
-
-StoreName = Annotated[Line, StringConstraints(max_length=256)]
-FileIds = Annotated[list[PublicId], Field(max_length=MAX_STORE_FILES)]
-
-
-class NewStore(Strict):
-    """A vector store that is made with an assistant."""
-
-    file_ids: FileIds | None = None
-    chunking_strategy: Chunking | None = None
-    metadata: Metadata | None = None
-    expires_after: Annotated[Any, _only()] = None
-
-    def wanted(self, name: str = "") -> stores.Wanted:
-        """Return the store that is wanted."""
-        chunking = self.chunking_strategy or Chunking(type="auto")
-        return stores.Wanted(
-            name,
-            list(dict.fromkeys(self.file_ids or ())),
-            chunking.written(),
-            dict(self.metadata or {}),
-        )
-
-
-class StoreCreate(NewStore):
-    """A new vector store."""
-
-    name: StoreName | None = None
-    description: Annotated[Any, _only("")] = None
-
-
-class StoreUpdate(Strict):
-    """Changes to a vector store; what is left out stays."""
-
-    name: StoreName | None = None
-    metadata: Metadata | None = None
-    expires_after: Annotated[Any, _only()] = None
-
-
-class StoreFileCreate(Strict):
-    """A file for a vector store."""
-
-    file_id: PublicId
-    chunking_strategy: Chunking | None = None
-    attributes: Annotated[Any, _only({})] = None
-
-    def wanted(self) -> stores.Wanted:
-        """Return what is to be put into the store."""
-        chunking = self.chunking_strategy or Chunking(type="auto")
-        return stores.Wanted(file_ids=[self.file_id], chunking=chunking.written())
-
-
-class StoreBatchCreate(Strict):
-    """Several files for a vector store."""
-
-    file_ids: Annotated[FileIds, Field(min_length=1)]
-    chunking_strategy: Chunking | None = None
-    attributes: Annotated[Any, _only({})] = None
-
-    def wanted(self) -> stores.Wanted:
-        """Return what is to be put into the store."""
-        chunking = self.chunking_strategy or Chunking(type="auto")
-        file_ids = list(dict.fromkeys(self.file_ids))
-        return stores.Wanted(file_ids=file_ids, chunking=chunking.written())
-
-
 class AssistantStores(SearchedStores):
     """The vector store that an assistant searches, or one that is made with it."""
 
@@ -319,7 +202,7 @@ class AssistantBase(Strict):
     response_format: Format = "auto"
     metadata: Metadata | None = None
     tool_resources: AssistantResources | None = None
-    reasoning_effort: Annotated[Any, _only()] = None
+    reasoning_effort: Annotated[Any, only()] = None
 
     def new_store(self) -> NewStore | None:
         """Return the vector store that is to be made with it.
@@ -370,13 +253,13 @@ class RunBase(Strict):
     metadata: Metadata | None = None
     stream: bool | None = None
     max_completion_tokens: Annotated[int, Field(ge=256)] | None = None
-    max_prompt_tokens: Annotated[Any, _only()] = None
+    max_prompt_tokens: Annotated[Any, only()] = None
     parallel_tool_calls: bool | None = None
     tool_choice: (
         Annotated[Literal["auto", "none", "required"] | Json, AfterValidator(_choice)] | None
     ) = None
     truncation_strategy: Annotated[
-        Any, _only({"type": "auto"}, {"type": "auto", "last_messages": None})
+        Any, only({"type": "auto"}, {"type": "auto", "last_messages": None})
     ] = None
 
     def order(self) -> Order:
@@ -402,7 +285,7 @@ class RunCreate(RunBase):
 
     additional_instructions: Instructions | None = None
     additional_messages: Messages | None = None
-    reasoning_effort: Annotated[Any, _only()] = None
+    reasoning_effort: Annotated[Any, only()] = None
 
 
 class ThreadRunCreate(RunBase):

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import Response
 
 from app.api import present
-from app.api.compat import bodies, objects
+from app.api.compat import objects, store_bodies
 from app.api.compat.deps import Caller
 from app.api.compat.errors import WireRoute
 from app.api.deps import PageOf, Services, path_id
@@ -40,10 +40,10 @@ Filter = Annotated[Literal["in_progress", "completed", "failed", "cancelled"] | 
 
 @router.post("")
 async def create_store(
-    user: Caller, services: Services, wanted: bodies.StoreCreate | None = None
+    user: Caller, services: Services, wanted: store_bodies.StoreCreate | None = None
 ) -> Response:
     """Make one, with files in it if there are any."""
-    wanted = wanted or bodies.StoreCreate()
+    wanted = wanted or store_bodies.StoreCreate()
     made = await services.stores.create(user, wanted.wanted(wanted.name or ""))
     return present.body(_store(made))
 
@@ -63,7 +63,7 @@ async def retrieve_store(user: Caller, services: Services, store_id: StoreId) ->
 
 @router.post("/{store_id}")
 async def update_store(
-    user: Caller, services: Services, store_id: StoreId, wanted: bodies.StoreUpdate
+    user: Caller, services: Services, store_id: StoreId, wanted: store_bodies.StoreUpdate
 ) -> Response:
     """Change its name or metadata."""
     given = wanted.model_fields_set
@@ -85,7 +85,7 @@ async def delete_store(user: Caller, services: Services, store_id: StoreId) -> R
 
 @router.post("/{store_id}/files")
 async def create_file(
-    user: Caller, services: Services, store_id: StoreId, wanted: bodies.StoreFileCreate
+    user: Caller, services: Services, store_id: StoreId, wanted: store_bodies.StoreFileCreate
 ) -> Response:
     """Put a file into it."""
     (made,) = await services.stores.add_files(user, store_id, wanted.wanted())
@@ -125,7 +125,7 @@ async def delete_file(
 
 @router.post("/{store_id}/file_batches")
 async def create_batch(
-    user: Caller, services: Services, store_id: StoreId, wanted: bodies.StoreBatchCreate
+    user: Caller, services: Services, store_id: StoreId, wanted: store_bodies.StoreBatchCreate
 ) -> Response:
     """Put several files into it."""
     made = await services.stores.add_files(user, store_id, wanted.wanted(), is_batch=True)
