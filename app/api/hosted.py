@@ -148,8 +148,8 @@ class ResponseFormat(Brief):
 
 
 def read_format(value: Any, _: Any) -> Any:
-    """Read a form of answers; null is the default."""
-    if value is None or value == "auto":
+    """Read a form of answers."""
+    if value == "auto":
         return "auto"
     return ResponseFormat.model_validate(value)
 

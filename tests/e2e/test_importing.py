@@ -20,12 +20,22 @@ from tests.e2e.crew import follow
 from tests.e2e.invariants import check, check_logs
 from tests.e2e.test_dialogue import FIRST, SECOND, assert_both_roots, assert_explains
 from tests.exported import begun, dialogue, named, run, said, take
-from tests.stack import ROOT, Client, Stack, token, until
+from tests.stack import ROOT, Client, Stack, running, token, until
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 ANSWER = "근의 공식을 쓰면 x = (-11 ± √241)/6 입니다."
 DOCUMENT = (ROOT / "docs" / "importing.md").read_text()
+
+
+@pytest.fixture(scope="module")
+async def shared(
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    """A stack of our own: its whole database is checked, which others edit as clients may."""
+    folder = tmp_path_factory.mktemp("importing")
+    async with running(await new_database(), folder, apis=2) as stack:
+        yield stack
 
 
 def lesson(thread_id: str, *, before: int = 0, is_bare: bool = False) -> list[dict[str, Any]]:

@@ -117,7 +117,9 @@ async def test_function_tools_are_kept_as_they_were_given(tenant: Tenant) -> Non
 async def test_without_the_scope_a_tutor_is_read_without_its_prompt_and_not_written(
     tenant: Tenant,
 ) -> None:
-    made = await tenant.make(instructions="canary", tools=[TOOL], tool_resources={"x": 1})
+    made = await tenant.make(
+        instructions="canary", tools=[TOOL], tool_resources={"code_interpreter": {"file_ids": []}}
+    )
     path = f"/v1/assistants/{made['id']}"
     found = await tenant.student.call("GET", path, 200)
     assert found == {name: made[name] for name in PUBLIC_KEYS}

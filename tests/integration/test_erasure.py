@@ -36,7 +36,7 @@ async def sweep(stack: Stack, *, hurry: bool = True) -> None:
     base = f"http://127.0.0.1:{stack.sandbox_port}/v1"
     settings = Settings(_env_file=None, openai_api_key="x", openai_base_url=base)  # type: ignore[call-arg, arg-type]
     database = PostgresDatabase(stack.database_url, pool_size=2)
-    upstream, files = make_upstream(settings), make_upstream_files(settings)
+    upstream, files = make_upstream(settings, database), make_upstream_files(settings)
     if hurry:
         await make_due(stack)
     stores, retention = WireStores(files), timedelta(days=1)

@@ -236,7 +236,10 @@ async def test_real_answers_about_tutors_are_what_is_documented(shared: Stack) -
     call, none = recorder.call, dict[str, str]()
     tutors, tutor = "/v1/assistants", "/v1/assistants/{assistant_id}"
     tool = {"type": "function", "function": {"name": "f"}}
-    for body in ({"model": "m"}, {"model": "m", "tools": [tool], "response_format": {"a": 1}}):
+    for body in (
+        {"model": "m"},
+        {"model": "m", "tools": [tool], "response_format": {"type": "json_object"}},
+    ):
         made = await call("POST", tutors, none, 201, json=body)
     ids = {"assistant_id": made["id"]}
     await call("GET", tutors, none, 200)

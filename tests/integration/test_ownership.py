@@ -20,6 +20,9 @@ BODIES: dict[tuple[str, str], Any] = {
     ("PATCH", "/v1/sessions/{session_id}"): {"title": "taken over"},
     ("POST", "/v1/sessions/{session_id}/messages"): {"content": "taken over"},
     ("POST", "/v1/sessions/{session_id}/runs"): {},
+    ("POST", "/v1/sessions/{session_id}/runs/{run_id}/tool_outputs"): {
+        "tool_outputs": [{"tool_call_id": "call_1", "output": "taken over"}]
+    },
 }
 
 

@@ -15,7 +15,7 @@ STORES = {"file_search": {"vector_store_ids": ["vs_1"]}}
 
 def sent(**fields: Any) -> dict[str, Any]:
     config = AssistantConfig(None, None, None, "m", **fields)
-    return create(Generation("conv_1", [], "m", config, "safe", KNOWN), background=False)
+    return create(Generation("conv_1", [], "m", config, "safe", resources=KNOWN), background=False)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def _texts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
+def _auto(value: Any) -> Any:
+    return "auto" if value is None else value
+
+
 def _choice(value: Any) -> Any:
     match cast("object", value):
         case str() | {"type": "function", "function": {"name": str()}}:
@@ -199,7 +203,7 @@ class AssistantBase(Strict):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    response_format: Format = "auto"
+    response_format: Annotated[Format, BeforeValidator(_auto)] = "auto"
     metadata: Metadata | None = None
     tool_resources: AssistantResources | None = None
     reasoning_effort: Annotated[Any, only()] = None

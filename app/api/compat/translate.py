@@ -12,6 +12,7 @@ from typing import Any, Final
 from app.api.compat import objects, step_objects
 from app.domain.events import dump
 from app.domain.models import AssistantConfig
+from app.domain.steps import FUNCTION
 
 DONE: Final = b"event: done\ndata: [DONE]\n\n"
 CUT_OFF: Final = {
@@ -201,7 +202,7 @@ class Translator:
             if taken.has_ended:
                 return
             step |= {"status": "cancelled"}
-        elif not taken.calls:
+        elif not taken.calls or step["kind"] != FUNCTION:
             self._step_grown(step["id"], taken, calls)
         taken.has_ended = True
         ended = step_objects.tool_step(self._run, step, taken.begun_at, at)

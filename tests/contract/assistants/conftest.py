@@ -145,7 +145,7 @@ async def book(new_database: Any) -> AsyncIterator[TutorBook]:
 @pytest.fixture
 async def upstream(replay: Replay, book: TutorBook) -> AsyncIterator[AssistantsUpstream]:
     """The adapter, for which the tutor stands upstream already."""
-    digest = request.digest(request.assistant(CONFIG))
+    digest = request.digest(request.assistant(Generation("t", [], CONFIG.model, CONFIG, "s")))
     known = await book.find(digest)
     if known is not None:
         await book.remove(known)

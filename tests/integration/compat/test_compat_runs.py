@@ -260,8 +260,8 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str | None, str]] = {
         "integer_above_max_value",
     ),
     "another tool": (
-        "POST", "assistants", {"model": "m", "tools": [{"type": "file_search"}]},
-        "tools[0].type", "invalid_value",
+        "POST", "assistants", {"model": "m", "tools": [{"type": "web_search"}]},
+        "tools[0]", "invalid_value",
     ),
     "files": (
         "POST", "threads", {"tool_resources": {"file_search": {"vector_store_ids": ["vs_1"]}}},
@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str | None, str]] = {
     "no assistant": ("POST", "threads/runs", {}, "assistant_id", "missing_required_parameter"),
     "a format of no kind": (
         "POST", "assistants", {"model": "m", "response_format": {"type": "xml"}},
-        "response_format", "invalid_value",
+        "response_format.type", "invalid_value",
     ),
 }  # fmt: skip
 
