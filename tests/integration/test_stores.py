@@ -98,7 +98,9 @@ async def test_a_file_outlives_its_session_where_a_tutor_works_with_it(
         "POST", "/v1/assistants", 201, json=tutor(store.id, tool_resources=resources)
     )
     session = await client.open_session()
-    await show(client, session, *(part("file", each) for each in (searched, read, neither)))
+    await show(
+        client, session, *(part("file", {"id": each}) for each in (searched, read, neither))
+    )
     await client.call("DELETE", f"/v1/sessions/{session}", 204)
     listed = (await client.call("GET", "/v1/files", 200))["data"]
     assert {each["id"] for each in listed} == {searched, read}
