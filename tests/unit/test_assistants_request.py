@@ -10,6 +10,7 @@ from app.ports import Attached, Generation, Resources, Turn
 
 PICTURE = Attached("file-up1", is_image=True)
 TEXT = Attached("file-up2", is_image=False)
+SHOWN = {"type": "image_file", "image_file": {"file_id": "file-up1"}}
 SEARCHED = {"file_id": "file-up2", "tools": [{"type": "file_search"}]}
 
 
@@ -20,12 +21,12 @@ def said(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("parts", "content", "attachments"),
     [
-        (["Look:", PICTURE], [said("Look:"), {"type": "image_file", "image_file": {"file_id": "file-up1"}}], None),
+        (["Look:", PICTURE], [said("Look:"), SHOWN], None),
         (["Read:", TEXT], [said("Read:")], [SEARCHED]),
         ([TEXT, "", TEXT], [said(request.ATTACHED)], [SEARCHED, SEARCHED]),
     ],
     ids=["a picture", "a file and words", "files alone"],
-)  # fmt: skip
+)
 def test_files_in_a_message_are_parts_or_attachments(
     parts: list[str | Attached], content: Any, attachments: Any
 ) -> None:
