@@ -67,8 +67,8 @@ NoResources = Annotated[
         {"code_interpreter": None, "file_search": None},
     ),
 ]
-Temperature = Annotated[float, Field(ge=0, le=2, strict=False)]
-TopP = Annotated[float, Field(ge=0, le=1, strict=False)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(ge=0, le=1)]
 Model = Annotated[Line, StringConstraints(min_length=1, max_length=256)]
 Instructions = Annotated[Text, StringConstraints(max_length=256_000)]
 
