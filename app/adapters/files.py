@@ -141,8 +141,12 @@ class WireFiles:
 
     async def delete(self, upstream_id: str) -> None:
         """Delete it; one that is gone already is fine."""
+        await self.discard(f"/files/{quote(upstream_id, safe='')}")
+
+    async def discard(self, path: str) -> None:
+        """Delete what is at a path; what is gone already is fine."""
         try:
-            await self.call("delete", f"/files/{quote(upstream_id, safe='')}")
+            await self.call("delete", path)
         except UpstreamError as error:
             if error.code not in _GONE:
                 raise

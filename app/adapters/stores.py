@@ -13,7 +13,6 @@ from app.domain.text import clean
 from app.ports import Taken
 
 PATH: Final = "/vector_stores"
-_GONE: Final = frozenset({"upstream_not_found", "upstream_files_lost"})
 _ERRORS: Final = frozenset({"server_error", "unsupported_file", "invalid_file"})
 
 
@@ -43,7 +42,7 @@ class WireStores:
 
     async def take_out(self, store_id: str, file_id: str) -> None:
         """Take a file out of one; one that is gone already is fine."""
-        await self._delete(f"{_store(store_id)}/files/{quote(file_id, safe='')}")
+        await self._files.discard(f"{_store(store_id)}/files/{quote(file_id, safe='')}")
 
     async def files(self, store_id: str) -> Mapping[str, Taken]:
         """Return what became of its files, by the upstream's ids."""
@@ -69,14 +68,7 @@ class WireStores:
 
     async def delete(self, store_id: str) -> None:
         """Delete one; one that is gone already is fine."""
-        await self._delete(_store(store_id))
-
-    async def _delete(self, path: str) -> None:
-        try:
-            await self._files.call("delete", path)
-        except UpstreamError as error:
-            if error.code not in _GONE:
-                raise
+        await self._files.discard(_store(store_id))
 
 
 def _store(store_id: str) -> str:

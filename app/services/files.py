@@ -7,15 +7,13 @@ an hour.
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from app.domain import ids
 from app.domain.errors import (
-    DomainError,
     FileRefusedError,
     FileTooLargeError,
     NotFoundError,
@@ -39,9 +37,8 @@ from app.ports import (
     UnitOfWork,
     UpstreamFiles,
 )
+from app.services.giving_up import give_up
 from app.services.idempotency import first_answer, keep_answer
-
-log = logging.getLogger(__name__)
 
 LAST_UPLOADS_S: Final = 2.0
 """For uploads that are under way at SIGTERM; the server cuts what takes longer than 3 s."""
@@ -129,7 +126,7 @@ class FileService:
                 )
                 return await self._keep(user, file_id, reading, upstream_id)
             except BaseException:
-                await self._give_up(file_id, upstream_id)
+                await give_up(self._database, KeptKind.FILE, file_id, upstream_id)
                 raise
 
     @asynccontextmanager
@@ -187,22 +184,6 @@ class FileService:
                 raise NotFoundError
             await keep_answer(uow, user, request, kept.body())
         return kept
-
-    async def _give_up(self, file_id: str, upstream_id: str | None) -> None:
-        """Have the upstream's copy deleted, if there is one, also when we are being stopped."""
-
-        async def retire() -> None:
-            try:
-                async with self._database.transaction() as uow:
-                    await uow.ledger.retire(KeptKind.FILE, file_id, upstream_id)
-                    uow.wake_workers()
-            except DomainError as error:
-                # The ledger retires it by itself after an hour.
-                log.warning("an upload can't be given up yet: %s", error.code)
-
-        retiring = asyncio.ensure_future(retire())
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(retiring)
 
     async def list(
         self, user: User, page: PageQuery, *, purpose: str | None = None

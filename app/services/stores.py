@@ -3,16 +3,12 @@
 As with files, the ledger knows of a store before the upstream does.
 """
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from app.domain import ids
 from app.domain.errors import (
-    DomainError,
     NotFoundError,
     ResourceRefusedError,
     TooManyStoresError,
@@ -21,8 +17,7 @@ from app.domain.ids import is_id
 from app.domain.models import JsonObject, User
 from app.domain.stores import StoreFile, VectorStore
 from app.ports import Database, KeptKind, Page, PageQuery, UnitOfWork, UpstreamStores
-
-log = logging.getLogger(__name__)
+from app.services.giving_up import give_up
 
 MAX_STORES: Final = 100
 """Of a user."""
@@ -68,7 +63,7 @@ class StoreService:
             made = VectorStore(store_id, user.id, wanted.name, wanted.metadata)
             return await self._keep(user, made, list(files), wanted.chunking, upstream_id)
         except BaseException:
-            await self._give_up(store_id, upstream_id)
+            await give_up(self._database, KeptKind.VECTOR_STORE, store_id, upstream_id)
             raise
 
     async def _keep(
@@ -85,22 +80,6 @@ class StoreService:
                 raise NotFoundError
             await uow.stores.put(made.id, file_ids, chunking=chunking)
             return await _owned(uow, user, made.id)
-
-    async def _give_up(self, store_id: str, upstream_id: str | None) -> None:
-        """Have the upstream's copy deleted, if there is one, also when we are being stopped."""
-
-        async def retire() -> None:
-            try:
-                async with self._database.transaction() as uow:
-                    await uow.ledger.retire(KeptKind.VECTOR_STORE, store_id, upstream_id)
-                    uow.wake_workers()
-            except DomainError as error:
-                # The ledger retires it by itself after an hour.
-                log.warning("a vector store can't be given up yet: %s", error.code)
-
-        retiring = asyncio.ensure_future(retire())
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(retiring)
 
     async def list(self, user: User, page: PageQuery) -> Page[VectorStore]:
         """Return the user's stores by age, as they were last seen."""
