@@ -100,7 +100,7 @@ class Batch:
         place.take(append)
         append.stamped.clear()
         if append.response_id is not None and append.run_id is not None:
-            self._note(append.run_id, "response_id", append.response_id)
+            self._note(append.session_id, append.run_id, response_id=append.response_id)
             kept = {"session_id": append.session_id, "response_id": append.response_id}
             self._responses.append(kept)
         for draft in append.drafts:
@@ -114,8 +114,9 @@ class Batch:
                 self._take_step(draft.step)
         return True
 
-    def _note(self, run_id: str, name: str, value: str) -> None:
-        self._notes.setdefault(run_id, {"run_id": run_id})[name] = value
+    def _note(self, session_id: str, run_id: str, **ids: str) -> None:
+        known = {"session_id": session_id, "run_id": run_id}
+        self._notes.setdefault(run_id, known).update(ids)
 
     def _take_message(self, draft: MessageChanged) -> None:
         message = draft.message
@@ -123,7 +124,7 @@ class Batch:
         is_new = draft.is_new or message.id in self._new_messages
         (self._new_messages if is_new else self._messages)[message.id] = message_values(message)
         if draft.is_new and message.role is Role.ASSISTANT and message.run_id is not None:
-            self._note(message.run_id, "message_id", message.id)
+            self._note(message.session_id, message.run_id, message_id=message.id)
 
     def _take_run(self, draft: RunChanged, place: Place) -> None:
         run = draft.run
@@ -137,6 +138,10 @@ class Batch:
             self._no_steps.append(step.id)
         else:
             self._steps[step.id] = step_values(step)
+
+    def session_ids(self) -> list[str]:
+        """Return whose rows are written."""
+        return [place.session_id for place in self._places.values() if place.is_moved]
 
     def document(self) -> str:
         """Return all of it as one JSON document, one member for each table.

@@ -42,7 +42,8 @@ SELECT clock_timestamp() AS now,
 FROM placed
 """
 
-# The fence is tested on the very row that is locked: through a join it would not fence.
+# The fence is tested on the very row that is locked: through a join it would not fence. The ids
+# stand apart, too: a plan that was made while there were few sessions would read all of them.
 _WRITE = """
 WITH placed AS (
     UPDATE sessions s
@@ -59,8 +60,8 @@ WITH placed AS (
         id text, was_seq bigint, run_id text, fence bigint, at timestamptz, last_seq bigint,
         ended text[], new_fence bigint, active_run_id text, is_marked boolean,
         upstream_thread_id text, upstream_turn bigint, upstream_tail text)
-    WHERE s.id = g.id AND s.last_seq = g.was_seq AND s.deleted_at IS NULL
-        AND (g.fence IS NULL
+    WHERE s.id = g.id AND s.id = ANY ($2::text[]) AND s.last_seq = g.was_seq
+        AND s.deleted_at IS NULL AND (g.fence IS NULL
             OR s.fence = g.fence AND s.active_run_id IS NOT DISTINCT FROM g.run_id)
     RETURNING s.id, s.user_id, g.is_marked AND g.upstream_thread_id IS NULL AS is_lost
 ), new_runs AS (
@@ -101,9 +102,11 @@ WITH placed AS (
     UPDATE runs r
     SET output_message_id = coalesce(n.message_id, r.output_message_id),
         upstream_response_id = coalesce(n.response_id, r.upstream_response_id)
-    FROM placed p, jsonb_to_recordset($1::jsonb -> 'notes')
-        AS n (run_id text, message_id text, response_id text)
-    WHERE r.id = n.run_id AND r.session_id = p.id
+    FROM placed p
+    JOIN jsonb_to_recordset($1::jsonb -> 'notes')
+        AS n (session_id text, run_id text, message_id text, response_id text)
+        ON n.session_id = p.id
+    WHERE r.id = n.run_id
 ), changed_steps AS (
     INSERT INTO run_steps
     SELECT n.* FROM placed p
@@ -220,7 +223,8 @@ class PostgresEventLog:
         for append in appends:
             (taken if batch.take(append) else refused).append(append)
         if taken:
-            refused += self._settle(await self._driver.fetch(_WRITE, batch.document()), taken)
+            rows = await self._driver.fetch(_WRITE, batch.document(), batch.session_ids())
+            refused += self._settle(rows, taken)
         return refused
 
     async def _locked(self, appends: Sequence[Append]) -> dict[str, Place]:

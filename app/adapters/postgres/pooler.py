@@ -16,6 +16,7 @@ SETTINGS: Final = {
     "jit": "off",
     # What a stuck writer costs those who share a tick with it, once (`Publisher`).
     "lock_timeout": "2s",
+    "plan_cache_mode": "force_generic_plan",
     "statement_timeout": "30s",
 }
 """Of every connection; behind a pooler, which refuses or forgets them, of every transaction."""
