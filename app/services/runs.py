@@ -338,14 +338,12 @@ def _new_run(
 
 
 async def append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> None:
-    """Append to the log of a session whose row is locked.
-
-    Its end is known, but not the instant: a process's idea of the database's clock may be older
-    than what another has just written here, so that the log asks for it.
-    """
+    """Append, once in a transaction, to the log of a session that was locked as it was read."""
     marks = [thread_after(draft.run) for draft in drafts if isinstance(draft, RunChanged)]
     thread = next((mark for mark in marks if mark is not None), None)
-    await uow.log.append([Append(session.id, list(drafts), thread=thread)])
+    whole = Append(session.id, list(drafts), last_seq=session.last_seq, thread=thread)
+    if await uow.log.append([whole]):
+        raise RuntimeError("the log of a locked session has moved")
 
 
 async def enqueue(

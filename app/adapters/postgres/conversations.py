@@ -14,6 +14,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.adapters.postgres.clock import DatabaseClock
 from app.adapters.postgres.driver import Driver
 from app.adapters.postgres.files import PostgresFiles
 from app.adapters.postgres.rows import (
@@ -51,7 +52,7 @@ FROM sessions WHERE id = $1 AND user_id = $2 AND deleted_at IS NULL
 # With its user: posts of one user in many sessions wait here, so that each counts those before it.
 _LOCK_OWN_SESSION = """
 SELECT s.id, s.user_id, s.assistant_id, s.title, s.status, s.meta, s.active_run_id, s.last_seq,
-    s.created_at, s.updated_at
+    s.created_at, s.updated_at, clock_timestamp() AS at
 FROM sessions s JOIN users u ON u.id = s.user_id
 WHERE s.id = $1 AND s.user_id = $2 AND s.deleted_at IS NULL
 FOR UPDATE OF s FOR NO KEY UPDATE OF u
@@ -111,9 +112,10 @@ _ERASE_ANSWERS = "DELETE FROM answers WHERE session_id = $1 AND position($2 IN b
 class PostgresSessions:
     """Tutoring sessions; every look-up is by owner."""
 
-    def __init__(self, connection: AsyncConnection, driver: Driver) -> None:
+    def __init__(self, connection: AsyncConnection, driver: Driver, clock: DatabaseClock) -> None:
         self._connection = connection
         self._driver = driver
+        self._clock = clock
         self._files = PostgresFiles(connection, driver)
 
     async def add(
@@ -156,6 +158,9 @@ class PostgresSessions:
         """Return the user's session; with `for_update`, its row is locked."""
         statement = _LOCK_OWN_SESSION if for_update else _OWN_SESSION
         row = await self._driver.fetchrow(statement, session_id, user_id)
+        if row is not None and for_update:
+            # What is appended now must not seem older than what another has just written here.
+            self._clock.observe(row["at"])
         return None if row is None else session_of(row)
 
     async def list(self, user_id: str, page: PageQuery) -> Page[TutoringSession]:

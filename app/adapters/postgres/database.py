@@ -68,7 +68,7 @@ class PostgresUnitOfWork:
         self.work: str | None = None
         self.users = PostgresUsers(connection, driver)
         self.assistants = PostgresAssistants(connection)
-        self.sessions = PostgresSessions(connection, driver)
+        self.sessions = PostgresSessions(connection, driver, clock)
         self.messages = PostgresMessages(connection, driver)
         self.runs = PostgresRuns(connection, driver)
         self.log = PostgresEventLog(driver, self.touched, clock)
