@@ -9,7 +9,7 @@ no other way to change either.
 import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.domain.models import JsonObject, Message, MessageStatus, Run, RunStatus
 from app.domain.steps import RunStep, StepStatus
@@ -211,8 +211,7 @@ class RunRetold(RunChanged):
 Draft = Delta | Withdrawal | StepChanged | MessageChanged | RunChanged
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One entry of a session's log, as it is stored and sent."""
 
     session_id: str

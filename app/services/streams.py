@@ -10,8 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.domain.events import DONE_BLOCK, RUN_END_TYPES, Event
 
@@ -31,8 +30,7 @@ def retry_block() -> bytes:
     return f"retry: {random.randint(*RETRY_MS)}\n\n".encode()  # noqa: S311 - jitter
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An event, encoded once for all of its readers."""
 
     seq: int

@@ -4,7 +4,7 @@ Events are told apart by their `type` alone. Unknown ones are passed over: the v
 every few months.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from app.adapters.responses.steps import step_of_event
@@ -35,8 +35,8 @@ class ResponseDecoder:
         self._last = -1
         self._last_type: str = ""
 
-    def decode(self, data: bytes) -> Iterator[UpstreamEvent | Ended]:
-        """Yield what an event means, `Ended` last.
+    def decode(self, data: bytes) -> Sequence[UpstreamEvent | Ended]:
+        """Return what an event means, if anything.
 
         Raises:
             UpstreamError: The upstream reports an error, or sends what can't be read.
@@ -44,30 +44,31 @@ class ResponseDecoder:
         try:
             event = load(data)
             type_: str = event["type"]
-            if self._is_repeated(event):
-                return
+            if self._is_repeated(type_, event):
+                return ()
+            # Every token passes here.
             if type_ == TEXT_DELTA:
-                yield TextDelta(self._part(event), text(event["delta"]))
-            elif type_ == REFUSAL_DELTA:
-                yield TextDelta(self._part(event), text(event["delta"]), PartKind.REFUSAL)
-            elif type_ == "response.created":
-                yield Started(name(event["response"]["id"]))
-            elif type_ in ENDS:
-                yield ended(event["response"])
-            elif type_ == "error":
-                code, retryable = of_response(event)
-                raise failure(code, retryable=retryable, generated=True)
-            else:
-                step = step_of_event(type_, event)
-                if step is not None:
-                    yield step
+                return (TextDelta(self._part(event), text(event["delta"])),)
+            return self._others(type_, event)
         except UNREADABLE:
             raise interrupted("upstream_garbage") from None
 
-    def _is_repeated(self, event: dict[str, Any]) -> bool:
+    def _others(self, type_: str, event: dict[str, Any]) -> Sequence[UpstreamEvent | Ended]:
+        if type_ == REFUSAL_DELTA:
+            return (TextDelta(self._part(event), text(event["delta"]), PartKind.REFUSAL),)
+        if type_ == "response.created":
+            return (Started(name(event["response"]["id"])),)
+        if type_ in ENDS:
+            return (ended(event["response"]),)
+        if type_ == "error":
+            code, retryable = of_response(event)
+            raise failure(code, retryable=retryable, generated=True)
+        step = step_of_event(type_, event)
+        return () if step is None else (step,)
+
+    def _is_repeated(self, type_: str, event: dict[str, Any]) -> bool:
         """Drop what comes twice or late; the final account makes up for what is dropped."""
         number = event.get("sequence_number")
-        type_: str = event["type"]
         if not isinstance(number, int):
             return False
         # Two events of one number, but of different types, are not the same one twice.
