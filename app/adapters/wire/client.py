@@ -140,9 +140,7 @@ class WireClient:
                     **arguments,
                 )
                 try:
-                    # A task of its own: each token would else climb down to here, and up
-                    # again, through every coroutine of the run that waits for it.
-                    return await asyncio.create_task(self._read(stream.response, limit, hearing))
+                    return await self._read(stream.response, limit, hearing)
                 finally:
                     await stream.response.aclose()
 
