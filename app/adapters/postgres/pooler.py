@@ -16,6 +16,7 @@ SETTINGS: Final = {
     "jit": "off",
     # What a stuck writer costs those who share a tick with it, once (`Publisher`).
     "lock_timeout": "2s",
+    # Left to itself Postgres plans the tick and the relay's read anew each time.
     "plan_cache_mode": "force_generic_plan",
     "statement_timeout": "30s",
 }
