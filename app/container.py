@@ -12,8 +12,9 @@ from app.adapters.assistants.upstream import AssistantsUpstream
 from app.adapters.files import FilesConfig, WireFiles
 from app.adapters.local import sandbox_process
 from app.adapters.logs import configure_logs
-from app.adapters.postgres.database import PostgresDatabase, outages_named
+from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.migrate import migrate as migrate_database
+from app.adapters.postgres.outages import outages_named
 from app.adapters.postgres.pooler import is_pooled
 from app.adapters.postgres.wakeups import PostgresWakeUps
 from app.adapters.responses.upstream import ResponsesUpstream

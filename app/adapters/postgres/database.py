@@ -1,36 +1,33 @@
-"""Connections, transactions, and what their failures mean."""
+"""Transactions, on connections to one Postgres."""
 
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import asyncpg
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from app.adapters.postgres.answers import PostgresAnswers
 from app.adapters.postgres.clock import DatabaseClock
+from app.adapters.postgres.connections import Connections, Lent
 from app.adapters.postgres.conversations import PostgresMessages, PostgresRuns, PostgresSessions
 from app.adapters.postgres.driver import (
     DRIVER_ERRORS,
     Driver,
     PooledConnection,
     check_cancelled,
-    is_cancelled,
 )
 from app.adapters.postgres.files import PostgresFiles
 from app.adapters.postgres.imports import PostgresImports
 from app.adapters.postgres.ledger import PostgresLedger
 from app.adapters.postgres.log import PostgresEventLog
+from app.adapters.postgres.outages import translated
 from app.adapters.postgres.people import PostgresAssistants, PostgresTickets, PostgresUsers
 from app.adapters.postgres.pooler import SET_LOCAL, SETTINGS, is_pooled
 from app.adapters.postgres.queue import PostgresQueue
@@ -38,22 +35,11 @@ from app.adapters.postgres.stores import PostgresStores
 from app.adapters.postgres.tutors import PostgresTutors
 from app.adapters.postgres.upkeep import PostgresUpkeep
 from app.adapters.postgres.wakeups import CHANNELS, NEW_RUN, NOTIFY, NOTIFY_BOTH, payload_of
-from app.domain.errors import SchemaBehindError, StorageBusyError, StorageUnavailableError
+from app.domain.errors import SchemaBehindError
 
 log = logging.getLogger(__name__)
 
 ROOT: Final = Path(__file__).resolve().parents[3]
-AWAY_STATES: Final = frozenset(
-    {
-        "08000", "08001", "08003", "08004", "08006",  # connection failures
-        "25P03", "53300", "53400",  # idle timeout, too many connections, limits
-        "28000", "28P01", "3D000",  # wrong password, no such database: an operator is at it
-        "55P03", "57014", "57P01", "57P02", "57P03",  # lock timeout, cancelled, shutting down
-        "40001", "40P01",  # serialization failure, deadlock
-    }
-)  # fmt: skip
-"""SQLSTATEs after which the same request may well succeed."""
-LOCK_TIMEOUT: Final = "55P03"
 
 
 class PostgresUnitOfWork:
@@ -108,11 +94,10 @@ class PostgresDatabase:
             creator=self._connect,
             # Transactions are begun and ended by the driver, for both forms of the connection.
             isolation_level="AUTOCOMMIT",
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=10,
+            poolclass=NullPool,
             hide_parameters=True,
         )
+        self._connections = Connections(self._engine, pool_size)
 
     def _connect(self) -> Any:
         # What SQLAlchemy prepares, it keeps; unless it is told to keep nothing.
@@ -133,22 +118,12 @@ class PostgresDatabase:
         )
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[tuple[AsyncConnection, Driver]]:
-        with _translated():
+    async def _connection(self) -> AsyncGenerator[Lent]:
+        with translated():
             if self._pooled is None:
                 self._pooled = await is_pooled(self._dsn)
-            async with self._engine.connect() as connection:
-                raw = await connection.get_raw_connection()
-                driver = cast("Driver", raw.driver_connection)
-                try:
-                    yield connection, driver
-                except BaseException as error:
-                    # A BEGIN that was cut short leaves the driver in a transaction of its own
-                    # imagination: no other call may get such a connection.
-                    if driver.is_closed() or is_cancelled() or is_away(error):
-                        driver.terminate()
-                        await connection.invalidate()
-                    raise
+            async with self._connections.lend() as lent:
+                yield lent
 
     def _begun(self, driver: Driver, **how: Any) -> AbstractAsyncContextManager[Any]:
         transaction = driver.transaction(**how)
@@ -200,7 +175,7 @@ class PostgresDatabase:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._engine.dispose()
+        await self._connections.aclose()
 
 
 @asynccontextmanager
@@ -240,57 +215,3 @@ def outdated_revisions() -> frozenset[str]:
     scripts = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
     known = {script.revision for script in scripts.walk_revisions()}
     return frozenset(known - set(scripts.get_heads()))
-
-
-@contextmanager
-def _translated() -> Generator[None]:
-    """Turn a driver's word for 'away' into ours; let every other error be what it is."""
-    try:
-        yield
-    except Exception as error:
-        if is_away(error):
-            check_cancelled()
-            is_locked = getattr(error, "sqlstate", None) == LOCK_TIMEOUT
-            raise (StorageBusyError if is_locked else StorageUnavailableError) from error
-        raise
-
-
-@contextmanager
-def outages_named() -> Generator[None]:
-    """Turn a driver's word for 'away' into ours, where no event loop runs.
-
-    Raises:
-        StorageUnavailableError: The database is away.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_away(error):
-            raise StorageUnavailableError from error
-        raise
-
-
-def is_away(error: BaseException) -> bool:
-    """Tell whether an error means that the database is away for now."""
-    if isinstance(error, exc.TimeoutError | ConnectionError | OSError | TimeoutError):
-        return True
-    if isinstance(error, exc.DBAPIError):
-        if error.connection_invalidated:
-            return True
-        error = error.orig or error
-    if isinstance(error, asyncpg.InvalidCachedStatementError):
-        # A migration changed a table; the driver has dropped its plans, and the next try is fine.
-        return True
-    state = getattr(error, "sqlstate", None)
-    if state is not None:
-        # A pooler that lost its server ends us with a word that else means a mistake of ours.
-        was_ended = state == "08P01" and getattr(error, "severity", "") == "FATAL"
-        return was_ended or state in AWAY_STATES
-    # A connection that the server has just ended is for a moment in a state that the driver calls
-    # its own mistake.
-    return isinstance(
-        error,
-        asyncpg.InterfaceError
-        | asyncpg.InternalClientError
-        | asyncpg.exceptions.ConnectionDoesNotExistError,
-    )
