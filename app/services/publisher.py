@@ -2,8 +2,8 @@
 
 A run's first delta, and every change of status, is written at once; a later delta when a tick
 has passed since the last commit was begun, merged with what came meanwhile: where little is said
-nothing waits. The wider the load, the wider the tick: a commit costs much the same for one delta
-as for a hundred, so that a busy worker writes larger batches instead of more of them.
+nothing waits. A commit costs much the same for one run as for twenty, so that when many begin or
+end together also what is urgent gathers, for some times as long as the last commit took.
 
 A session whose row somebody else holds, such as an API process that froze, is left out of the
 ticks until the row is free: its student waits, the others do not.
@@ -22,10 +22,9 @@ from app.ports import Append, Claim, Database, ThreadMark
 
 log = logging.getLogger(__name__)
 
-MIN_TICK_S: Final = 0.030
-MAX_TICK_S: Final = 0.045
-DUTY: Final = 0.08
-"""Share of the time that may go into commits before the tick widens."""
+TICK_S: Final = 0.030
+GATHER: Final = 4
+"""How many times as long as the last commit took, counted from its begin, what is urgent waits."""
 AWAY_RETRY_S: Final = 0.25
 
 
@@ -136,7 +135,6 @@ class Publisher:
         self._waiting: dict[RunLog, None] = {}
         self._arrived = asyncio.Event()
         self._urgent = asyncio.Event()
-        self._tick_s = MIN_TICK_S
         self._held: set[str] = set()
         """Sessions whose rows somebody else held at the last tick."""
 
@@ -153,14 +151,15 @@ class Publisher:
 
     async def run(self) -> None:
         """Write what waits, tick by tick, until cancelled."""
-        started = 0.0
+        started = took = 0.0
         while True:
             await self._arrived.wait()
-            left = started + self._tick_s - time.monotonic()
+            left = started + TICK_S - time.monotonic()
             if left > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await self._urgent.wait()
+                await asyncio.sleep(started + min(TICK_S, took * GATHER) - time.monotonic())
             self._arrived.clear()
             self._urgent.clear()
             batch = {run_log: run_log.take() for run_log in self._waiting}
@@ -170,7 +169,6 @@ class Publisher:
             is_wary, self._held = bool(self._held), set()
             refused = await self._write(list(batch.values()), is_wary=is_wary)
             took = time.monotonic() - started
-            self._tick_s = min(MAX_TICK_S, max(MIN_TICK_S, took / DUTY))
             for run_log, append in batch.items():
                 if append.session_id in self._held:
                     run_log.put_back(append)

@@ -158,8 +158,7 @@ async def publisher(desk: Desk) -> AsyncIterator[Publisher]:
 @pytest.fixture
 def wide_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No tick comes by itself while a test lasts."""
-    monkeypatch.setattr(module, "MIN_TICK_S", 600.0)
-    monkeypatch.setattr(module, "MAX_TICK_S", 600.0)
+    monkeypatch.setattr(module, "TICK_S", 600.0)
 
 
 async def claimed(desk: Desk, count: int) -> tuple[User, Sequence[Claim]]:
@@ -199,6 +198,35 @@ async def test_the_first_delta_is_written_at_once_and_later_ones_merge_until_the
         await log.flush()
         merged = "".join(f" {number}" for number in range(100))
         assert await desk.told(session) == ["The first", merged]
+
+
+async def test_what_many_say_first_is_gathered_while_commits_are_slow_but_never_past_a_tick(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GATHER", 1e9)  # As if each commit took for ever.
+    monkeypatch.setattr(module, "TICK_S", 0.3)
+    async with writing(desk.database) as publisher:
+        _, claims = await claimed(desk, 10)
+        answers = [Answer(publisher.open(claim), claim.run, None) for claim in claims]
+        answers[0].grow(0, "Alone.", PartKind.TEXT)
+
+        async def is_told() -> bool:
+            return bool(await desk.told(claims[0].run.session_id))
+
+        await until(is_told, every=0.01)
+        for answer in answers[1:]:
+            answer.grow(0, "Together.", PartKind.TEXT)
+            await asyncio.sleep(0.001)
+
+        async def are_told() -> bool:
+            told = [await desk.told(claim.run.session_id) for claim in claims]
+            return all(told)
+
+        await until(are_told)
+        events = [await desk.events(claim.run.session_id, after=3) for claim in claims]
+        instants = [json.loads(found[0].data)["at"] for found in events]
+        assert instants[1] > instants[0]
+        assert len(set(instants)) == 2
 
 
 async def test_a_status_is_not_kept_waiting_and_takes_what_waits_along(
