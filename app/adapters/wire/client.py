@@ -7,13 +7,14 @@ the rest of a relay.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
 import httpx2
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
+from app.adapters.wire.ear import Ear, Take
 from app.adapters.wire.errors import interrupted, translated
 from app.ports import Ended, UpstreamEvent
 
@@ -53,6 +54,7 @@ class WireClient:
 
     def __init__(self, config: UpstreamConfig, headers: Mapping[str, str] | None = None) -> None:
         self._config = config
+        self._ear = Ear()
         limits = httpx2.Limits(
             max_connections=config.max_connections,
             max_keepalive_connections=config.max_connections,
@@ -149,14 +151,17 @@ class WireClient:
     ) -> Ended:
         if not response.headers.get("content-type", "").startswith("text/event-stream"):
             raise interrupted("upstream_garbage")
+        return await self._ear.hear(response, self._taking(limit, hearing))
+
+    def _taking(self, limit: asyncio.Timeout, hearing: Hearing[T]) -> Take:
+        """Return what tells a stream's listener, and puts off the time when it is given up."""
         split, decode, listen = hearing.split, hearing.decode, hearing.listen
         clock = asyncio.get_running_loop().time
         moved = 0.0
-        chunks: AsyncIterator[bytes] = response.aiter_bytes()
-        if "content-encoding" not in response.headers:
-            # Every token passes here: what is plain need not pass a decoder and its wrappers.
-            chunks = aiter(cast("httpx2.AsyncByteStream", response.stream))
-        async for chunk in chunks:
+
+        def take(chunk: bytes) -> Ended | None:
+            # Every token passes here.
+            nonlocal moved
             now = clock()
             if now - moved > PATIENCE_STEP_S:
                 moved = now
@@ -166,4 +171,6 @@ class WireClient:
                     if isinstance(event, Ended):
                         return event
                     listen(event)
-        raise interrupted()
+            return None
+
+        return take

@@ -1,0 +1,95 @@
+"""Many streams at once: heard together, each as whole and as separate as by itself."""
+
+import asyncio
+
+import pytest
+
+from app.adapters.responses.upstream import ResponsesUpstream
+from app.adapters.wire import ear
+from app.domain.errors import FencedError, UpstreamInterruptedError
+from app.ports import TextDelta, UpstreamEvent
+from tests.contract.responses.conftest import DELTA, POST, ask, hear
+from tests.contract.sandbox.conftest import Sandbox, until
+
+WORDS = " ".join(f"word{number}" for number in range(60))
+
+
+def is_hearing_together() -> bool:
+    return any(task.get_name() == "ear" for task in asyncio.all_tasks())
+
+
+async def test_a_crowd_is_heard_together_and_each_of_it_whole(
+    sandbox: Sandbox, upstream: ResponsesUpstream
+) -> None:
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 100})
+    texts = [f"echo {number} {WORDS}" for number in range(ear.CROWD + 6)]
+    tasks = [asyncio.create_task(hear(upstream, ask(text))) for text in texts]
+
+    async def is_crowd() -> bool:
+        return is_hearing_together()
+
+    await until(is_crowd)
+    hearings = await asyncio.gather(*tasks)
+    assert all(hearing.text == hearing.answer for hearing in hearings)
+    assert len({hearing.response_id for hearing in hearings}) == len(texts)
+
+    async def is_over() -> bool:
+        return not is_hearing_together()
+
+    await until(is_over)
+
+
+async def test_few_are_heard_each_as_it_speaks(
+    sandbox: Sandbox, upstream: ResponsesUpstream
+) -> None:
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 200})
+    tasks = [asyncio.create_task(hear(upstream, ask(WORDS))) for _ in range(5)]
+    while not all(task.done() for task in tasks):
+        assert not is_hearing_together()
+        await asyncio.sleep(0.01)
+    assert all(task.result().text == task.result().answer for task in tasks)
+
+
+async def test_a_crowd_that_has_thinned_is_heard_one_by_one_again(
+    sandbox: Sandbox, upstream: ResponsesUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ear, "CROWD", 6)
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 50})
+    tasks = [asyncio.create_task(hear(upstream, ask(WORDS))) for _ in range(6)]
+
+    async def is_crowd() -> bool:
+        return is_hearing_together()
+
+    await until(is_crowd)
+    for task in tasks[:4]:
+        task.cancel()
+
+    async def is_over() -> bool:
+        return not is_hearing_together()
+
+    await until(is_over)
+    assert not any(task.done() for task in tasks[4:])
+    for hearing in await asyncio.gather(*tasks[4:]):
+        assert hearing.text == hearing.answer
+
+
+async def test_one_that_fails_or_has_enough_leaves_the_others_alone(
+    sandbox: Sandbox, upstream: ResponsesUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ear, "CROWD", 2)
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 100})
+    action = {"type": "reset", "at": {"event": DELTA, "nth": 9}}
+    await sandbox.fault(action, **POST, text="broken off")
+
+    def enough(event: UpstreamEvent) -> None:
+        if isinstance(event, TextDelta):
+            raise FencedError
+
+    others = [asyncio.create_task(hear(upstream, ask(WORDS))) for _ in range(4)]
+    broken = asyncio.create_task(hear(upstream, ask(f"broken off {WORDS}")))
+    with pytest.raises(FencedError):
+        await upstream.generate(ask(WORDS), enough)
+    cut = await broken
+    assert isinstance(cut.failure, UpstreamInterruptedError)
+    assert len(cut.events) == 1 + 8
+    assert all(hearing.text == hearing.answer for hearing in await asyncio.gather(*others))
