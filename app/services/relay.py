@@ -1,6 +1,7 @@
 """The relay: one listener and one query per wake-up, fanned out in memory to all readers here.
 
-No reader sees an event that is not committed: everything comes from the database.
+No reader sees an event that is not committed: everything comes from the database, but for what
+a request of this process has just committed there.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import Final
@@ -195,12 +196,18 @@ class Relay:
                 channel, user, cursor=cursor, preface=preface, run=run, over_at=over_at
             )
 
-    def follow_new_run(self, user: User, run: Run) -> Stream:
-        """Open a stream of a run that this process has just enqueued."""
+    def follow_new_run(self, user: User, run: Run, events: Sequence[Event] = ()) -> Stream:
+        """Open a stream of a run that this process has just enqueued.
+
+        It begins with `events`, which were committed with the run up to its place, or else with
+        what the log holds of it.
+        """
         with self._join(run.session_id) as channel:
             channel.missed = True
             self._warm(channel, run.seq)
-            return self._open(channel, user, cursor=run.turn - 1, preface=b"", run=run)
+            preface = b"".join([event.block() for event in events if event.run_id == run.id])
+            cursor = run.seq if preface else run.turn - 1
+            return self._open(channel, user, cursor=cursor, preface=preface, run=run)
 
     @asynccontextmanager
     async def watch(self, session_id: str) -> AsyncGenerator[asyncio.Event]:

@@ -17,7 +17,7 @@ from app.domain.errors import (
     SessionEndedError,
     TooManyRunsError,
 )
-from app.domain.events import Draft, MessageChanged, RunChanged
+from app.domain.events import Draft, Event, MessageChanged, RunChanged
 from app.domain.models import (
     JsonObject,
     Message,
@@ -56,6 +56,8 @@ class Posted:
     """`{"message": …, "run": …}`, the same when the request is repeated."""
     run: Run | None = None
     """The run that this very request enqueued."""
+    events: Sequence[Event] = ()
+    """What it added to the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class RunService:
             content=content,
             metadata=metadata,
         )
-        queued = None
+        queued, events = None, list[Event]()
         async with self._database.transaction() as uow:
             if again := await first_answer(uow, user, request):
                 return Posted(again)
@@ -124,13 +126,13 @@ class RunService:
                 asked = MessageChanged(message, run_id=run.id, is_new=True)
                 queued = RunChanged(run, turn_of=asked)
                 stopped = await _interrupted(uow, user, session, on_active_run)
-                await enqueue(uow, session, stopped, [asked, queued])
+                events = await enqueue(uow, session, stopped, [asked, queued])
             else:
                 asked = MessageChanged(message, run_id=None, is_new=True)
                 await append(uow, session, asked)
             body = {"message": asked.message.body(), "run": queued and queued.run.body()}
             await keep_answer(uow, user, request, body, session_id=session_id)
-        return Posted(body, queued.run if queued else None)
+        return Posted(body, queued.run if queued else None, events)
 
     async def answer_again(
         self,
@@ -337,18 +339,20 @@ def _new_run(
     )
 
 
-async def append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> None:
+async def append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> list[Event]:
     """Append, once in a transaction, to the log of a session that was locked as it was read."""
     marks = [thread_after(draft.run) for draft in drafts if isinstance(draft, RunChanged)]
     thread = next((mark for mark in marks if mark is not None), None)
     whole = Append(session.id, list(drafts), last_seq=session.last_seq, thread=thread)
     if await uow.log.append([whole]):
         raise RuntimeError("the log of a locked session has moved")
+    return whole.stamped
 
 
 async def enqueue(
     uow: UnitOfWork, session: TutoringSession, stopped: Sequence[Draft], new: Sequence[Draft]
-) -> None:
+) -> list[Event]:
     """Append what ends the active run, if that is wanted, and a new one; wake a worker."""
-    await append(uow, session, *stopped, *new)
+    events = await append(uow, session, *stopped, *new)
     uow.wake_workers(new_run=not stopped)
+    return events

@@ -424,6 +424,23 @@ async def test_a_run_that_ended_before_this_process_heard_of_it_is_told_whole(
     late.close()
 
 
+@pytest.mark.parametrize("policy", ["interrupt", "enqueue"])
+async def test_the_stream_of_a_post_tells_of_its_own_run_what_the_log_does(
+    shared: Stack, policy: str
+) -> None:
+    client = shared.client()
+    session = await client.open_session()
+    await client.post(session, "A first question.")
+    asked = {"content": "A second one.", "on_active_run": policy}
+    path = f"/v1/sessions/{session}/messages"
+    posted = await client.http.post(path, json=asked, headers=SSE, timeout=30)
+    blocks = blocks_of(posted.text)
+    assert [block.event for block in blocks[:2]] == ["message.created", "run.queued"]
+    run = json.loads(blocks[1].data)["run"]["id"]
+    log = await client.http.get(f"/v1/sessions/{session}/runs/{run}/events?after=0", headers=SSE)
+    assert blocks == blocks_of(log.text)
+
+
 async def test_a_stream_that_is_opened_while_the_process_goes_away_ends_at_once(
     desk: Desk,
 ) -> None:
