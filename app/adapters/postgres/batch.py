@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic_core import to_json
+
 from app.adapters.postgres.rows import message_values, run_values, step_values
 from app.domain.events import (
     Delta,
@@ -12,7 +14,6 @@ from app.domain.events import (
     MessageChanged,
     RunChanged,
     StepChanged,
-    dump,
 )
 from app.domain.models import Role, Run
 from app.domain.steps import RunStep, StepStatus
@@ -153,7 +154,7 @@ class Batch:
         for run_id in self._notes.keys() & self._runs.keys():
             note = self._notes.pop(run_id)
             self._runs[run_id]["upstream_response_id"] = note.get("response_id")
-        return dump(
+        document = to_json(
             {
                 "places": [place.values() for place in self._places.values() if place.is_moved],
                 "events": [
@@ -176,6 +177,7 @@ class Batch:
                 "responses": self._responses,
             }
         )
+        return document.decode()
 
 
 def is_plain(appends: Sequence[Append]) -> bool:
