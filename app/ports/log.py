@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.domain.events import Draft, Event
 from app.domain.models import (
@@ -49,8 +49,7 @@ class ThreadMark:
     """The upstream's id of its last item."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):
     """A reader's place in one session's log."""
 
     session_id: str

@@ -24,7 +24,7 @@ from app.domain.events import Event, snapshot_data
 from app.domain.models import Run, TutoringSession, User
 from app.ports import Cursor, Database, LogState, PageQuery, UnitOfWork, Wake, Wakes, WakeUps
 from app.services.sessions import owned
-from app.services.streams import Channel, Entry, Stream, retry_block
+from app.services.streams import Channel, Stream, retry_block
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Relay:
             reader = channels.get(event.session_id)
             # A channel that was closed and opened again meanwhile may stand further already.
             if reader is not None and not reader.is_cold and event.seq > reader.head:
-                reader.publish(Entry.of(event))
+                reader.publish(event)
         for session_id in gone:
             self._end_all(session_id)
         if len(events) >= PAGE and self._wakes is not None:

@@ -10,7 +10,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from app.domain.events import DONE_BLOCK, RUN_END_TYPES, Event
 
@@ -30,20 +30,6 @@ def retry_block() -> bytes:
     return f"retry: {random.randint(*RETRY_MS)}\n\n".encode()  # noqa: S311 - jitter
 
 
-class Entry(NamedTuple):
-    """An event, encoded once for all of its readers."""
-
-    seq: int
-    type: str
-    run_id: str | None
-    block: bytes
-
-    @classmethod
-    def of(cls, event: Event) -> "Entry":
-        """Encode an event."""
-        return cls(event.seq, event.type, event.run_id, event.block())
-
-
 class Channel:
     """A session that somebody here reads."""
 
@@ -61,13 +47,14 @@ class Channel:
         self.streams: set[Stream] = set()
         self.watchers: set[asyncio.Event] = set()
 
-    def publish(self, entry: Entry) -> None:
-        """Give an entry to all live readers, and move the head, in one step."""
-        self.head = entry.seq
+    def publish(self, event: Event) -> None:
+        """Give an event, encoded once, to all live readers, and move the head, in one step."""
+        self.head = event.seq
+        block = event.block()
         for stream in self.streams:
             if stream.is_live:
-                stream.push(entry)
-        if self.watchers and entry.type.startswith("run."):
+                stream.push(event, block)
+        if self.watchers and event.type.startswith("run."):
             for changed in self.watchers:
                 changed.set()
 
@@ -132,20 +119,20 @@ class Stream:
         self.last_sent = time.monotonic()
         self.blocked_since: float | None = None
 
-    def push(self, entry: Entry) -> None:
-        """Queue an entry for a live reader."""
-        if entry.seq <= self.cursor or self._ended:
+    def push(self, event: Event, block: bytes) -> None:
+        """Queue an event, as it was encoded, for a live reader."""
+        if event.seq <= self.cursor or self._ended:
             return
-        self.cursor = entry.seq
+        self.cursor = event.seq
         if self.run_id is not None:
-            if entry.run_id != self.run_id:
+            if event.run_id != self.run_id:
                 return
-            self._queue(entry.block)
-            if entry.type in RUN_END_TYPES:
+            self._queue(block)
+            if event.type in RUN_END_TYPES:
                 self._queue(DONE_BLOCK)
                 self.end()
             return
-        self._queue(entry.block)
+        self._queue(block)
 
     def _queue(self, block: bytes) -> None:
         self._pending.append(block)

@@ -12,11 +12,10 @@ from app.services.streams import (
     MAX_BLOCKED_S,
     PATIENCE_S,
     Channel,
-    Entry,
     Stream,
 )
 
-ENTRY = Entry(1, "message.delta", None, b"id: 1\n\n")
+EVENT = Event("sess_1", 1, "message.delta", None, "{}")
 
 
 async def _nothing(_stream: Stream) -> list[Event]:
@@ -45,11 +44,14 @@ class Watched:
     def _cut(self) -> None:
         self.cuts += 1
 
+    def push(self, event: Event) -> None:
+        self.stream.push(event, event.block())
+
     async def go_live(self) -> None:
         assert await anext(self.pieces) == b"retry: 1\n\n"
-        self.stream.push(ENTRY)
+        self.push(EVENT)
         self.stream.is_live = True
-        assert await anext(self.pieces) == ENTRY.block
+        assert await anext(self.pieces) == EVENT.block()
 
     async def rest(self) -> bytes:
         return b"".join([piece async for piece in self.pieces])
@@ -87,7 +89,7 @@ async def test_a_reader_that_is_always_slow_is_ended_when_its_time_is_up() -> No
     # Each send waits for a moment, and is never found done.
     watched.stream.blocked_since = watched.now + 5
     watched.stream.tick(watched.now + 6)
-    watched.stream.push(ENTRY)
+    watched.push(EVENT)
     assert not watched.cuts
     assert await watched.rest() == b"", "nothing new was taken"
 
@@ -114,9 +116,9 @@ async def test_a_stream_that_ends_at_once_waits_for_no_reader(watched: Watched) 
 async def test_a_stream_that_ends_at_once_ends_cleanly_where_its_reader_reads(
     watched: Watched,
 ) -> None:
-    second = Entry(2, "message.delta", None, b"id: 2\n\n")
-    watched.stream.push(second)
+    second = EVENT._replace(seq=2)
+    watched.push(second)
     watched.stream.end_at_once()
     watched.stream.tick(watched.now)
     assert not watched.cuts
-    assert await watched.rest() == second.block
+    assert await watched.rest() == second.block()

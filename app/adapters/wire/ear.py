@@ -17,7 +17,7 @@ from app.ports import Ended
 
 CROWD: Final = 24
 """So many streams are heard together, until half of them have ended."""
-PACE_S: Final = 0.040
+PACE_S: Final = 0.045
 """From one hearing of a crowd to the next: less than readers notice."""
 
 Take = Callable[[bytes], Ended | None]
