@@ -144,6 +144,8 @@ class Damage:
         while left > 0:
             await self._chunk(b"x" * min(left, _CHUNK))
             left -= _CHUNK
+            # What is sent to nobody does not wait: that the reader left would be noticed too late.
+            await asyncio.sleep(0)
         await self._chunk(b'"}\n\n')
 
 

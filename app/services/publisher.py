@@ -1,9 +1,9 @@
 """Group commit: the drafts of all active runs of a worker, one transaction per tick.
 
 A run's first delta, and every change of status, is written at once; a later delta when a tick
-has passed since the last commit was begun, merged with what came meanwhile: where little is said
-nothing waits. A commit costs much the same for one run as for twenty, so that when many begin or
-end together also what is urgent gathers, for some times as long as the last commit took.
+has passed since the last commit was begun, merged with what came meanwhile. A commit costs much
+the same for one run as for twenty, so that behind one that was slow, as when many runs begin or
+end together, what is urgent gathers too: until some times as long has passed as it took.
 
 A session whose row somebody else holds, such as an API process that froze, is left out of the
 ticks until the row is free: its student waits, the others do not.

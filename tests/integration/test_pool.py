@@ -4,13 +4,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
+import asyncpg
 import psycopg
 import pytest
 import pytest_asyncio
 
 from app.adapters.postgres import connections
 from app.adapters.postgres.database import PostgresDatabase
-from app.domain.errors import StorageUnavailableError
+from app.domain.errors import NotFoundError, StorageUnavailableError
 from tests.stack import until
 
 CUT_OFF = """
@@ -42,6 +43,19 @@ async def now(pool: PostgresDatabase) -> None:
     """Use a connection."""
     async with pool.autocommit() as uow:
         await uow.log.now()
+
+
+async def spoil(pool: PostgresDatabase) -> None:
+    """Do in a transaction what Postgres does not understand."""
+    async with pool.transaction() as uow:
+        await uow.log._driver.execute("no statement")  # noqa: SLF001 - none of ours is wrong
+
+
+async def refuse(pool: PostgresDatabase) -> None:
+    """Refuse something in a transaction."""
+    async with pool.transaction() as uow:
+        await uow.log.now()
+        raise NotFoundError
 
 
 async def test_what_came_back_goes_out_again_and_no_other_is_opened(
@@ -93,6 +107,45 @@ async def test_one_that_the_server_ended_while_it_rested_costs_nobody_an_error(
     assert len(before) == 2
     assert len(after) == 1
     assert not before & after
+
+
+async def test_one_that_rested_long_is_not_trusted(
+    pool: PostgresDatabase, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await now(pool)
+    before = backends(database_url)
+    monkeypatch.setattr(connections, "REST_S", 0.0)
+    await now(pool)
+
+    async def is_replaced() -> bool:
+        present = backends(database_url)
+        return len(present) == 1 and not present & before
+
+    assert await until(is_replaced)
+
+
+async def test_one_whose_transaction_went_wrong_is_lent_to_nobody(
+    pool: PostgresDatabase, database_url: str
+) -> None:
+    await now(pool)
+    before = backends(database_url)
+    with pytest.raises(asyncpg.SyntaxOrAccessError):
+        await spoil(pool)
+    async with pool.transaction() as uow:
+        await uow.log.now()
+    assert not before & backends(database_url)
+
+
+async def test_one_in_whose_transaction_something_was_refused_is_lent_again(
+    pool: PostgresDatabase, database_url: str
+) -> None:
+    await now(pool)
+    before = backends(database_url)
+    with pytest.raises(NotFoundError):
+        await refuse(pool)
+    async with pool.transaction() as uow:
+        await uow.log.now()
+    assert backends(database_url) == before
 
 
 async def test_one_that_is_lent_when_the_pool_is_closed_is_closed_as_it_comes_back(

@@ -350,6 +350,10 @@ def test_an_error_event_is_raised_and_a_generation_may_have_begun(
     assert "secret" not in str(caught.value)
 
 
+def nested(depth: int) -> Any:
+    return {"in": nested(depth - 1)} if depth else {}
+
+
 GARBAGE = [
     b"",
     b"[DONE",
@@ -396,6 +400,8 @@ GARBAGE = [
             end("failed", error="x"),
         ]
     ),
+    # Deeper than what can be written again.
+    json.dumps(end("completed", message(text_part("a", annotations=[nested(300)])))).encode(),
 ]
 
 

@@ -7,6 +7,7 @@ server process that has none of the tables in its caches either.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple, cast
@@ -14,10 +15,12 @@ from typing import Final, NamedTuple, cast
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.adapters.postgres.driver import Driver, is_cancelled
-from app.adapters.postgres.outages import is_away
+from app.domain.errors import DomainError
 
 WAIT_S: Final = 10.0
 """How long to wait for one to come back."""
+REST_S: Final = 300.0
+"""One that rested longer may have been forgotten on the way to the server."""
 
 
 class Lent(NamedTuple):
@@ -34,7 +37,8 @@ class Connections:
         self._engine = engine
         """Opens connections, and keeps none."""
         self._room = asyncio.Semaphore(size)
-        self._idle: list[Lent] = []
+        self._idle: list[tuple[Lent, float]] = []
+        """With the time since when each rests."""
         self._is_closed = False
 
     @asynccontextmanager
@@ -52,9 +56,9 @@ class Connections:
             try:
                 yield lent
             except BaseException as error:
-                # A BEGIN that was cut short leaves the driver in a transaction of its own
-                # imagination: no other call may get such a connection.
-                if is_cancelled() or is_away(error):
+                # A BEGIN that failed or was cut short leaves the driver in a transaction of its
+                # own imagination: but after a refusal of ours, no other call may get it.
+                if is_cancelled() or not isinstance(error, DomainError):
                     lent.driver.terminate()
                 raise
             finally:
@@ -64,10 +68,13 @@ class Connections:
 
     async def _rested(self) -> Lent | None:
         while self._idle:
-            lent = self._idle.pop()
+            lent, since = self._idle.pop()
+            if time.monotonic() - since > REST_S:
+                # Not by a farewell, for which a dead one would be waited for.
+                lent.driver.terminate()
             if not lent.driver.is_closed():
                 return lent
-            # The server ended it meanwhile.
+            # Or the server has ended it meanwhile.
             await _close(lent)
         return None
 
@@ -83,13 +90,13 @@ class Connections:
         if lent.connection.in_transaction():
             # It takes each statement for the begin of one, which the driver knows nothing of.
             await lent.connection.rollback()
-        self._idle.append(lent)
+        self._idle.append((lent, time.monotonic()))
 
     async def aclose(self) -> None:
         """Close them all, those that are lent as they come back."""
         self._is_closed = True
         while self._idle:
-            await _close(self._idle.pop())
+            await _close(self._idle.pop()[0])
 
 
 async def _close(lent: Lent) -> None:

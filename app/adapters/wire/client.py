@@ -6,7 +6,6 @@ the rest of a relay.
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
@@ -16,6 +15,7 @@ from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
 from app.adapters.wire.ear import Ear, Take
 from app.adapters.wire.errors import interrupted, translated
+from app.adapters.wire.values import load
 from app.ports import Ended, UpstreamEvent
 
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class WireClient:
                     arguments["body"] = body
                 call = cast("_Call", getattr(self._client, method))
                 response = await call(path, **arguments)
-                found: Any = json.loads(response.content)
+                found: Any = load(response.content)
             if not isinstance(found, dict):
                 raise TypeError
         return cast("dict[str, Any]", found), response.headers

@@ -17,7 +17,10 @@ def load(data: bytes) -> Any:
     try:
         return from_json(data)
     except ValueError:
-        # It alone takes half a surrogate pair, which one delta may bring and the next complete.
+        # The standard parser takes half a surrogate pair, which one delta may bring and the next
+        # complete; but also what is nested too deep to be stored.
+        if b"\\u" not in data:
+            raise
         return json.loads(data)
 
 

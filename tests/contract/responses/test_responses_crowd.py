@@ -8,7 +8,15 @@ from app.adapters.responses.upstream import ResponsesUpstream
 from app.adapters.wire import ear
 from app.domain.errors import FencedError, UpstreamInterruptedError
 from app.ports import TextDelta, UpstreamEvent
-from tests.contract.responses.conftest import DELTA, POST, ask, hear
+from tests.contract.responses.conftest import (
+    DELTA,
+    HEAD,
+    POST,
+    AnUpstream,
+    ask,
+    hear,
+    recording,
+)
 from tests.contract.sandbox.conftest import Sandbox, until
 
 WORDS = " ".join(f"word{number}" for number in range(60))
@@ -71,6 +79,30 @@ async def test_a_crowd_that_has_thinned_is_heard_one_by_one_again(
     assert not any(task.done() for task in tasks[4:])
     for hearing in await asyncio.gather(*tasks[4:]):
         assert hearing.text == hearing.answer
+
+
+@pytest.mark.parametrize("crowd", [1, 1000], ids=["in a crowd", "alone"])
+async def test_an_end_that_came_in_one_burst_before_the_connection_broke_is_heard(
+    an_upstream: AnUpstream, monkeypatch: pytest.MonkeyPatch, crowd: int
+) -> None:
+    monkeypatch.setattr(ear, "CROWD", crowd)
+    # More than the SDK's stream gives out at once: the first piece is read in part.
+    body = recording(*[f"word{number} " for number in range(400)])
+    chunk = b"%x\r\n%s\r\n" % (len(body), body)
+
+    async def burst(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk)
+        await writer.drain()
+        await asyncio.sleep(ear.PACE_S / 4)
+        writer.transport.abort()
+
+    async with await asyncio.start_server(burst, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        hearing = await hear(an_upstream(f"http://127.0.0.1:{port}"), ask())
+    assert len(body) > 1 << 15
+    assert hearing.text == hearing.answer
+    assert hearing.text.endswith("word399 ")
 
 
 async def test_one_that_fails_or_has_enough_leaves_the_others_alone(
