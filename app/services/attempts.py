@@ -257,11 +257,9 @@ class Attempts:
     def _hear(self, event: UpstreamEvent) -> None:
         if self.log.is_fenced:
             raise FencedError
-        if isinstance(event, TextDelta):
-            # Every token passes here.
-            self.answer.grow(*event)
-            return
         match event:
+            case TextDelta(part, text, kind):
+                self.answer.grow(part, text, kind)
             case Restarted():
                 self.answer.hear_again()
             case Started(response_id):

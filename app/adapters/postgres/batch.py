@@ -182,18 +182,15 @@ class Batch:
 
 def is_plain(appends: Sequence[Append]) -> bool:
     """Tell whether they are what nearly all are: one delta each for many runs."""
-    for append in appends:
-        drafts = append.drafts
-        if (
-            len(drafts) != 1
-            or not isinstance(drafts[0], Delta)
-            or append.fence is None
-            or append.new_fence is not None
-            or append.response_id is not None
-            or append.thread is not None
-        ):
-            return False
-    return len({append.session_id for append in appends}) == len(appends)
+    return len({append.session_id for append in appends}) == len(appends) and all(
+        len(append.drafts) == 1
+        and isinstance(append.drafts[0], Delta)
+        and append.fence is not None
+        and append.new_fence is None
+        and append.response_id is None
+        and append.thread is None
+        for append in appends
+    )
 
 
 def stamp_delta(append: Append, at: datetime) -> str:

@@ -53,7 +53,7 @@ def outages_named() -> Generator[None]:
 
 def is_away(error: BaseException) -> bool:
     """Tell whether an error means that the database is away for now."""
-    if isinstance(error, exc.TimeoutError | ConnectionError | OSError | TimeoutError):
+    if isinstance(error, OSError):
         return True
     if isinstance(error, exc.DBAPIError):
         if error.connection_invalidated:
