@@ -80,8 +80,8 @@ async def post_message(  # noqa: PLR0913, PLR0917 - the parts of the request
 
 async def _stream(services: Services, user: User, session_id: str, posted: Posted) -> Stream:
     """Open the run's stream from its start, also when the request was repeated."""
-    if posted.run is not None:
-        return services.relay.follow_new_run(user, posted.run, posted.events)
+    if posted.new is not None:
+        return services.relay.follow_new_run(user, posted.new)
     stream = await services.relay.follow_run(
         user, session_id, posted.body["run"]["id"], after=None
     )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.domain.errors import (
     NotFoundError,
@@ -33,6 +33,13 @@ PAGE: Final = 500
 SNAPSHOT_MESSAGES: Final = 20
 LIFE_S: Final = (600.0, 900.0)
 AWAY_RETRY_S: Final = 0.5
+
+
+class NewRun(NamedTuple):
+    """A run that was just enqueued, and what the log was told with it, up to its place."""
+
+    run: Run
+    events: Sequence[Event]
 
 
 class Relay:
@@ -196,18 +203,14 @@ class Relay:
                 channel, user, cursor=cursor, preface=preface, run=run, over_at=over_at
             )
 
-    def follow_new_run(self, user: User, run: Run, events: Sequence[Event] = ()) -> Stream:
-        """Open a stream of a run that this process has just enqueued.
-
-        It begins with `events`, which were committed with the run up to its place, or else with
-        what the log holds of it.
-        """
+    def follow_new_run(self, user: User, new: NewRun) -> Stream:
+        """Open a stream of a run that this process has just enqueued, from its start."""
+        run = new.run
         with self._join(run.session_id) as channel:
             channel.missed = True
             self._warm(channel, run.seq)
-            preface = b"".join([event.block() for event in events if event.run_id == run.id])
-            cursor = run.seq if preface else run.turn - 1
-            return self._open(channel, user, cursor=cursor, preface=preface, run=run)
+            preface = b"".join([event.block() for event in new.events if event.run_id == run.id])
+            return self._open(channel, user, cursor=run.seq, preface=preface, run=run)
 
     @asynccontextmanager
     async def watch(self, session_id: str) -> AsyncGenerator[asyncio.Event]:

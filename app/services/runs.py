@@ -34,7 +34,7 @@ from app.ports import Admission, Append, Database, Page, PageQuery, RequestKey, 
 from app.services.crowd import Crowd
 from app.services.files import use_files
 from app.services.idempotency import first_answer, keep_answer
-from app.services.relay import Relay
+from app.services.relay import NewRun, Relay
 from app.services.sessions import owned
 from app.services.unheld import cut_short, thread_after
 from app.services.users import Limits
@@ -54,10 +54,8 @@ class Posted:
 
     body: JsonObject
     """`{"message": …, "run": …}`, the same when the request is repeated."""
-    run: Run | None = None
+    new: NewRun | None = None
     """The run that this very request enqueued."""
-    events: Sequence[Event] = ()
-    """What it added to the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,7 @@ class RunService:
             content=content,
             metadata=metadata,
         )
-        queued, events = None, list[Event]()
+        new = None
         async with self._database.transaction() as uow:
             if again := await first_answer(uow, user, request):
                 return Posted(again)
@@ -126,13 +124,13 @@ class RunService:
                 asked = MessageChanged(message, run_id=run.id, is_new=True)
                 queued = RunChanged(run, turn_of=asked)
                 stopped = await _interrupted(uow, user, session, on_active_run)
-                events = await enqueue(uow, session, stopped, [asked, queued])
+                new = await enqueue(uow, session, stopped, [asked], queued)
             else:
                 asked = MessageChanged(message, run_id=None, is_new=True)
                 await append(uow, session, asked)
-            body = {"message": asked.message.body(), "run": queued and queued.run.body()}
+            body = {"message": asked.message.body(), "run": new and new.run.body()}
             await keep_answer(uow, user, request, body, session_id=session_id)
-        return Posted(body, queued.run if queued else None, events)
+        return Posted(body, new)
 
     async def answer_again(
         self,
@@ -158,10 +156,9 @@ class RunService:
                 raise NothingToAnswerError
             admission = await self.admit(uow, session, on_active_run)
             run = _new_run(session, admission, input_message_id=last.id, metadata=metadata)
-            queued = RunChanged(run)
             stopped = await _interrupted(uow, user, session, on_active_run)
-            await enqueue(uow, session, stopped, [queued])
-            return await keep_answer(uow, user, request, queued.run.body(), session_id=session_id)
+            new = await enqueue(uow, session, stopped, [], RunChanged(run))
+            return await keep_answer(uow, user, request, new.run.body(), session_id=session_id)
 
     async def admit(
         self, uow: UnitOfWork, session: TutoringSession, policy: OnActiveRun
@@ -350,9 +347,13 @@ async def append(uow: UnitOfWork, session: TutoringSession, *drafts: Draft) -> l
 
 
 async def enqueue(
-    uow: UnitOfWork, session: TutoringSession, stopped: Sequence[Draft], new: Sequence[Draft]
-) -> list[Event]:
+    uow: UnitOfWork,
+    session: TutoringSession,
+    stopped: Sequence[Draft],
+    asked: Sequence[Draft],
+    queued: RunChanged,
+) -> NewRun:
     """Append what ends the active run, if that is wanted, and a new one; wake a worker."""
-    events = await append(uow, session, *stopped, *new)
+    events = await append(uow, session, *stopped, *asked, queued)
     uow.wake_workers(new_run=not stopped)
-    return events
+    return NewRun(queued.run, events)

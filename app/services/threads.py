@@ -33,7 +33,7 @@ from app.domain.steps import RunStep
 from app.ports import Append, Database, Page, PageQuery, ThreadMark, UnitOfWork
 from app.services.assistants import AssistantService
 from app.services.files import use_files
-from app.services.relay import Relay
+from app.services.relay import NewRun, Relay
 from app.services.runs import OnActiveRun, RunService, append, enqueue, open_session
 from app.services.sessions import owned
 
@@ -96,7 +96,7 @@ class ThreadService:
 
     async def open_and_start(
         self, user: User, messages: Sequence[Said], metadata: JsonObject, order: Order
-    ) -> tuple[TutoringSession, Run]:
+    ) -> tuple[TutoringSession, NewRun]:
         """Open a session that holds messages, and enqueue its first run, or do neither.
 
         Raises:
@@ -107,7 +107,7 @@ class ThreadService:
             whole = replace(order, messages=[*messages, *order.messages])
             return session, await self._start(uow, user, session, whole)
 
-    async def start(self, user: User, session_id: str, order: Order) -> Run:
+    async def start(self, user: User, session_id: str, order: Order) -> NewRun:
         """Put messages into a thread and enqueue a run over it, or do neither.
 
         Raises:
@@ -125,7 +125,7 @@ class ThreadService:
 
     async def _start(
         self, uow: UnitOfWork, user: User, session: TutoringSession, order: Order
-    ) -> Run:
+    ) -> NewRun:
         if order.wants_stream:
             self._relay.check_room(user)
         await self._runs.admit(uow, session, OnActiveRun.REJECT)
@@ -148,9 +148,7 @@ class ThreadService:
             output_message_id=None,
             metadata=order.metadata,
         )
-        queued = RunChanged(run)
-        await enqueue(uow, session, [], [*asked, queued])
-        return queued.run
+        return await enqueue(uow, session, [], asked, RunChanged(run))
 
     async def _version(
         self, uow: UnitOfWork, assistant: Assistant, config: AssistantConfig

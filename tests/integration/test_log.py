@@ -77,9 +77,9 @@ class Desk:
         )
 
     async def waiting(self, user: User, session: str) -> Run:
-        run = (await self.post(user, session)).run
-        assert run is not None
-        return run
+        new = (await self.post(user, session)).new
+        assert new is not None
+        return new.run
 
     def queue(self, worker: str, *, lease: timedelta = LEASE) -> QueueService:
         hour = timedelta(hours=1)

@@ -452,7 +452,7 @@ async def test_a_stream_that_is_opened_while_the_process_goes_away_ends_at_once(
     closing.close()
     with pytest.raises(ShuttingDownError):
         await opening
-    stream = closing.follow_new_run(user, run)
+    stream = closing.follow_new_run(user, relay.NewRun(run, []))
     async with asyncio.timeout(5):
         sent = b"".join([piece async for piece in stream.chunks()])
     assert sent.startswith(b"retry: "), "nothing but when to come back"

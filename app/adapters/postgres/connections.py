@@ -1,9 +1,8 @@
 """A bounded set of connections, lent one at a time: the last one that came back goes out first.
 
-SQLAlchemy's own pool makes a new object, and a task for its end, of each loan. It costs a worker
-that commits thirty times a second more than the rest of the commit, as a loan's first touch of
-all that code finds none of it in the processor's caches. And it lends what has rested longest: a
-server process that has none of the tables in its caches either.
+SQLAlchemy's own pool makes new objects, and a task for their end, of each loan: code that a commit
+every 30 ms finds in none of the processor's caches. And it lends what has rested longest: a server
+process that has none of the tables in its caches either (ADR 0010).
 """
 
 import asyncio

@@ -25,6 +25,7 @@ from app.domain.errors import (
     ToolOutputsMismatchError,
 )
 from app.domain.models import AssistantConfig, Run, User
+from app.services.relay import NewRun
 from app.services.threads import NO_ASSISTANT
 
 router = APIRouter(route_class=WireRoute)
@@ -61,10 +62,10 @@ async def _answer(services: ApiServices, user: User, run: Run) -> Response:
 
 
 async def _follow(
-    services: ApiServices, user: User, run: Run, prologue: bytes = b""
+    services: ApiServices, user: User, new: NewRun, prologue: bytes = b""
 ) -> EventStreamResponse:
-    translator = Translator(await _config(services, user, run), prologue=prologue)
-    return EventStreamResponse(services.relay.follow_new_run(user, run), translator=translator)
+    translator = Translator(await _config(services, user, new.run), prologue=prologue)
+    return EventStreamResponse(services.relay.follow_new_run(user, new), translator=translator)
 
 
 @router.post("/threads/runs")
@@ -75,13 +76,13 @@ async def create_thread_and_run(
     thread = wanted.thread or bodies.ThreadCreate()
     said = thread.said(services.users.limits.message_chars)
     with _ordering(wanted.assistant_id, "that is new"):
-        session, run = await services.threads.open_and_start(
+        session, new = await services.threads.open_and_start(
             user, said, dict(thread.metadata or {}), wanted.order()
         )
     if wanted.stream:
         prologue = block("thread.created", objects.thread(session.body()))
-        return await _follow(services, user, run, prologue)
-    return await _answer(services, user, run)
+        return await _follow(services, user, new, prologue)
+    return await _answer(services, user, new.run)
 
 
 @router.post(_RUNS)
@@ -96,10 +97,10 @@ async def create_run(
         more_instructions=wanted.additional_instructions,
     )
     with _ordering(wanted.assistant_id, thread_id):
-        run = await services.threads.start(user, thread_id, order)
+        new = await services.threads.start(user, thread_id, order)
     if wanted.stream:
-        return await _follow(services, user, run)
-    return await _answer(services, user, run)
+        return await _follow(services, user, new)
+    return await _answer(services, user, new.run)
 
 
 @router.get(_RUNS)
