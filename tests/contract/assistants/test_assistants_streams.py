@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from app.adapters.assistants.upstream import AssistantsUpstream
-from app.adapters.wire import ear
 from app.domain.errors import (
     ThreadBusyError,
     ThreadLostError,
@@ -22,17 +21,12 @@ from app.ports import Restarted, Started, Step, TextDelta
 from app.services.tutors import TutorBook
 from tests.contract.assistants.conftest import CONFIG, RUN, Replay, ask, played
 
+pytestmark = pytest.mark.usefixtures("company")
+
 ANSWER = "Hello! How can I assist you today?"
 CUT = "Hello! How"
 USAGE = Usage(20, 11, 31)
 CALL = ToolCall("call_001", "get_current_weather", '{"location":"San Francisco, CA"}')
-
-
-@pytest.fixture(autouse=True, params=["alone", "in a crowd"])
-def company(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is heard by itself, and as in a crowd, where it is not waited for."""
-    if request.param == "in a crowd":
-        monkeypatch.setattr(ear, "CROWD", 1)
 
 
 async def test_a_plain_run_is_heard_and_told_whole(

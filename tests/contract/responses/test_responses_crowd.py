@@ -22,8 +22,14 @@ from tests.contract.sandbox.conftest import Sandbox, until
 WORDS = " ".join(f"word{number}" for number in range(60))
 
 
-def is_hearing_together() -> bool:
+async def is_crowd() -> bool:
+    """Tell whether any streams are heard together."""
     return any(task.get_name() == "ear" for task in asyncio.all_tasks())
+
+
+async def is_none() -> bool:
+    """Tell whether each stream, if there is one, is heard by itself."""
+    return not await is_crowd()
 
 
 async def test_a_crowd_is_heard_together_and_each_of_it_whole(
@@ -32,19 +38,11 @@ async def test_a_crowd_is_heard_together_and_each_of_it_whole(
     await sandbox.admin("POST", "pace", {"tokens_per_second": 100})
     texts = [f"echo {number} {WORDS}" for number in range(ear.CROWD + 6)]
     tasks = [asyncio.create_task(hear(upstream, ask(text))) for text in texts]
-
-    async def is_crowd() -> bool:
-        return is_hearing_together()
-
     await until(is_crowd)
     hearings = await asyncio.gather(*tasks)
     assert all(hearing.text == hearing.answer for hearing in hearings)
     assert len({hearing.response_id for hearing in hearings}) == len(texts)
-
-    async def is_over() -> bool:
-        return not is_hearing_together()
-
-    await until(is_over)
+    await until(is_none)
 
 
 async def test_few_are_heard_each_as_it_speaks(
@@ -53,7 +51,7 @@ async def test_few_are_heard_each_as_it_speaks(
     await sandbox.admin("POST", "pace", {"tokens_per_second": 200})
     tasks = [asyncio.create_task(hear(upstream, ask(WORDS))) for _ in range(5)]
     while not all(task.done() for task in tasks):
-        assert not is_hearing_together()
+        assert await is_none()
         await asyncio.sleep(0.01)
     assert all(task.result().text == task.result().answer for task in tasks)
 
@@ -64,18 +62,10 @@ async def test_a_crowd_that_has_thinned_is_heard_one_by_one_again(
     monkeypatch.setattr(ear, "CROWD", 6)
     await sandbox.admin("POST", "pace", {"tokens_per_second": 50})
     tasks = [asyncio.create_task(hear(upstream, ask(WORDS))) for _ in range(6)]
-
-    async def is_crowd() -> bool:
-        return is_hearing_together()
-
     await until(is_crowd)
     for task in tasks[:4]:
         task.cancel()
-
-    async def is_over() -> bool:
-        return not is_hearing_together()
-
-    await until(is_over)
+    await until(is_none)
     assert not any(task.done() for task in tasks[4:])
     for hearing in await asyncio.gather(*tasks[4:]):
         assert hearing.text == hearing.answer

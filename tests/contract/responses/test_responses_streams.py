@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from app.adapters.responses.upstream import ResponsesUpstream
-from app.adapters.wire import ear
 from app.domain.errors import UpstreamInterruptedError
 from app.domain.models import RunStatus, Usage
 from app.ports import Started, TextDelta, UpstreamEvent
@@ -28,6 +27,8 @@ from tests.contract.responses.conftest import (
 )
 from tests.contract.sandbox.conftest import Sandbox, until
 
+pytestmark = pytest.mark.usefixtures("company")
+
 PLACES: list[dict[str, Any]] = [
     {"at": {"event": CREATED}},
     {"at": {"event": CREATED}, "position": "middle"},
@@ -44,13 +45,6 @@ PLACES: list[dict[str, Any]] = [
     {"at": {"event": COMPLETED}, "position": "middle"},
 ]
 SPLIT_TEXTS = ("가나 ", "a\u2028b\u0085c\x0b\x0c", "\N{GRINNING FACE}\r\n", "\u00e9.")
-
-
-@pytest.fixture(autouse=True, params=["alone", "in a crowd"])
-def company(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is heard by itself, and as in a crowd, where it is not waited for."""
-    if request.param == "in a crowd":
-        monkeypatch.setattr(ear, "CROWD", 1)
 
 
 # ---------------------------------------------------------------- cut
