@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         default=None, description="Past a transaction pooler, for LISTEN and migrations."
     )
     db_pool_size: int = Field(
-        default=10, ge=2, le=200, description="Pooled connections a process."
+        default=5, ge=2, le=200, description="Pooled connections a process."
     )
     data_dir: Path = Field(default=Path(".data"), description="What the embedded defaults keep.")
 

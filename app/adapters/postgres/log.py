@@ -23,12 +23,13 @@ ORDER BY id FOR UPDATE
 """
 
 # Nearly all that is written: one delta each for many runs. One statement and no transaction
-# around it: it costs half of what the general one does, in the worker and here.
+# around it: it costs half of what the general one does, in the worker and here. Numbers come as
+# text: the driver does not know `bigint[]`, and would ask each new connection what it is.
 _DELTAS = """
 WITH placed AS (
     UPDATE sessions s SET last_seq = g.seq, updated_at = $6
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[])
-        AS g (id, seq, run_id, fence, data)
+    FROM unnest($1::text[], $2::text[]::bigint[], $3::text[], $4::text[]::bigint[],
+        $5::text[]) AS g (id, seq, run_id, fence, data)
     WHERE s.id = g.id AND s.last_seq = g.seq - 1 AND s.deleted_at IS NULL
         AND s.fence = g.fence AND s.active_run_id = g.run_id
     RETURNING s.id, g.seq, g.run_id, g.data
@@ -153,7 +154,7 @@ _WAIT = "SELECT FROM sessions WHERE id = $1 FOR SHARE"
 
 _READ = """
 SELECT e.session_id, e.seq, e.type, e.run_id, e.data
-FROM unnest($1::text[], $2::bigint[]) AS c (session_id, after)
+FROM unnest($1::text[], $2::text[]::bigint[]) AS c (session_id, after)
 CROSS JOIN LATERAL (
     SELECT * FROM events
     WHERE events.session_id = c.session_id AND events.seq > c.after
@@ -245,9 +246,9 @@ class PostgresEventLog:
         rows = await self._driver.fetch(
             _DELTAS,
             [append.session_id for append in appends],
-            [append.stamped[0].seq for append in appends],
+            [str(append.stamped[0].seq) for append in appends],
             [append.run_id for append in appends],
-            [append.fence for append in appends],
+            [str(append.fence) for append in appends],
             data,
             at,
         )
@@ -287,7 +288,7 @@ class PostgresEventLog:
     async def read(self, cursors: Sequence[Cursor], *, limit: int) -> list[Event]:
         """Return what follows each cursor, by session and `seq`, at most `limit` each."""
         ids = [cursor.session_id for cursor in cursors]
-        afters = [cursor.after for cursor in cursors]
+        afters = [str(cursor.after) for cursor in cursors]
         return [Event(*row) for row in await self._driver.fetch(_READ, ids, afters, limit)]
 
     async def read_run(self, run: Run, *, after: int, limit: int) -> list[Event]:
