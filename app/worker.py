@@ -20,6 +20,9 @@ CLAIM_BATCH: Final = 10
 EASE_S: Final = 0.01
 """A loop that needs longer for one round is busy: more runs would only delay those it has."""
 MAX_UNEASE_S: Final = 0.5
+REST: Final = 2
+"""How many times as long as a claim took nothing is claimed after it: more comes together then."""
+MAX_REST_S: Final = 0.03
 POLL: Final = timedelta(seconds=1)
 """How long a lost wake-up may go unnoticed by workers."""
 SWEEP_S: Final = 15.0
@@ -77,6 +80,7 @@ class Worker:
                 wake = await wakes.next(within=POLL)
                 if self._stopping.is_set():
                     return
+                began = time.monotonic()
                 try:
                     # A new run says so; anything else may be a run to cancel, or to take over.
                     if wake is None and self._executions:
@@ -92,6 +96,8 @@ class Worker:
                 except StorageUnavailableError:
                     self._lost_contact()
                     await asyncio.sleep(AWAY_RETRY_S)
+                    continue
+                await asyncio.sleep(min(MAX_REST_S, REST * (time.monotonic() - began)))
 
     async def _claim_all(self) -> None:
         while room := self._room:
