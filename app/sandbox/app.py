@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -71,6 +71,7 @@ def create_app(config: SandboxConfig | None = None, tutor: Answerer | None = Non
         ],
         exception_handlers={
             ApiError: _refused,
+            ClientDisconnect: _left,
             HTTPException: _not_routed,
             Exception: _broken,
         },
@@ -89,6 +90,11 @@ async def _refused(_: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
     return json_response(error.body(), error.status)
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    # Nobody hears it: a client that leaves within an upload is no defect to be logged.
+    return Response(status_code=400)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

@@ -1,6 +1,9 @@
 """Files: kept, listed, given back as far as their purpose allows, deleted."""
 
+import asyncio
+import logging
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -165,3 +168,23 @@ async def test_what_is_not_there_or_no_picture_is_refused(client: AsyncOpenAI) -
     await client.files.delete(text.id)
     with pytest.raises(openai.BadRequestError, match="were not found"):
         await client.responses.create(model=MODEL, input="and?", conversation=opened.id)
+
+
+async def test_who_leaves_within_an_upload_leaves_nothing_and_is_no_defect(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = urlsplit(sandbox.url)
+    _, writer = await asyncio.open_connection(place.hostname, place.port)
+    head = (
+        "POST /v1/files HTTP/1.1\r\nHost: sandbox\r\nAuthorization: Bearer k\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nvis'
+    )
+    with caplog.at_level(logging.DEBUG):
+        writer.write(head.encode())
+        await writer.drain()
+        await asyncio.sleep(0.1)  # until it is being read
+        writer.close()
+        await asyncio.sleep(0.1)
+        assert (await sandbox.stats())["files"] == 0
+    assert "Traceback" not in caplog.text
