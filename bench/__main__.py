@@ -27,7 +27,7 @@ def _arguments() -> argparse.Namespace:
         default=",".join(get_args(Kind)),
         help="contenders, comma separated: upstream,naive,relay",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of each row (default 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each row (default 5)")
     parser.add_argument(
         "--ramp",
         type=float,
@@ -46,11 +46,13 @@ def _measure(stage: Stage, arguments: argparse.Namespace, report: Report) -> Non
     quick: bool = arguments.quick
     report.machine = machine(stage.counters.version() if stage.counters else None)
     contenders = list(stage.contenders.values())
+    loads = (1, 20) if quick else (1, 50, 100)
     for contender in contenders:
         _log(f"warming up {contender.kind}")
         rows.first_token(stage, contender, 5)
+        # The first load opens connections and prepares statements: once in a process's life.
+        rows.concurrent(stage, contender, loads[-1], arguments.ramp)
     found: dict[tuple[int, Kind], list[rows.Row]] = defaultdict(list)
-    loads = (1, 20) if quick else (1, 50, 100)
     repeats = 1 if quick else arguments.repeats
     for repeat in range(repeats):
         for contender in contenders:  # interleaved: the machine's moods meet everybody
