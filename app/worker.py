@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -28,6 +28,8 @@ POLL: Final = timedelta(seconds=1)
 SWEEP_S: Final = 15.0
 AWAY_RETRY_S: Final = 0.5
 ABANDON_GRACE_S: Final = 5.0
+
+_Ask = Callable[[Sequence[str]], Awaitable[Mapping[str, RunStatus]]]
 
 
 class Worker:
@@ -84,7 +86,7 @@ class Worker:
                 try:
                     # A new run says so; anything else may be a run to cancel, or to take over.
                     if wake is None and self._executions:
-                        await self._renew()
+                        await self._heed(self._services.queue.held)
                     # Somebody waits for the first word of a new one; but not for ever first.
                     is_roomy = len(self._executions) < self._concurrency // 2
                     if wake is not None and is_roomy:
@@ -152,7 +154,7 @@ class Worker:
     async def _beat(self) -> None:
         while True:
             try:
-                await self._renew()
+                await self._heed(self._services.queue.heartbeat)
             except StorageUnavailableError:
                 log.warning("the database is away; %d runs wait", len(self._executions))
                 self._lost_contact()
@@ -160,9 +162,10 @@ class Worker:
                 continue
             await asyncio.sleep(self._beat_s)
 
-    async def _renew(self) -> None:
+    async def _heed(self, ask: _Ask) -> None:
+        """Stop the runs that are held no more, or are to be cancelled."""
         held = dict(self._executions)
-        found = await self._services.queue.heartbeat(list(held))
+        found = await ask(list(held))
         for run_id, execution in held.items():
             status = found.get(run_id)
             if status is None and run_id in self._executions:

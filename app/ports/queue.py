@@ -67,6 +67,10 @@ class Queue(Protocol):
         """Renew leases, even such as ran out; return what the worker still holds."""
         ...
 
+    async def held(self, worker_id: str, run_ids: Sequence[str]) -> Mapping[str, RunStatus]:
+        """Return what the worker holds, as `heartbeat` does, and write nothing."""
+        ...
+
     async def count_attempt(self, run_id: str, worker_id: str) -> int | None:
         """Record that another generation is about to be asked for; None when fenced."""
         ...

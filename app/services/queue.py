@@ -71,6 +71,11 @@ class QueueService:
                 return {}
             return await uow.queue.heartbeat(self.worker_id, run_ids, lease=self.policy.lease)
 
+    async def held(self, run_ids: Sequence[str]) -> Mapping[str, RunStatus]:
+        """Return what this worker still holds; renew nothing."""
+        async with self._database.autocommit() as uow:
+            return await uow.queue.held(self.worker_id, run_ids)
+
     async def hand_over(self, run_ids: Sequence[str]) -> int:
         """Give runs back, resumable by other workers at once; return how many."""
         if not run_ids:

@@ -16,7 +16,7 @@ import pytest
 from app.adapters.postgres.clock import TRUSTED_S, DatabaseClock
 from app.adapters.postgres.database import PostgresDatabase
 from app.adapters.postgres.log import _DELTAS, _HELD, _LOCK, _READ, _READ_RUN, _WRITE
-from app.adapters.postgres.queue import _HEARTBEAT, _QUEUED
+from app.adapters.postgres.queue import _ABANDONED, _HEARTBEAT, _QUEUED
 from app.adapters.postgres.wakeups import CHANNELS, MAX_PAYLOAD_BYTES, PostgresWakeUps
 from app.domain.events import Delta, RunChanged, StepChanged
 from app.domain.models import Part, Principal, Run, RunStatus, User
@@ -32,7 +32,7 @@ from tests.conftest import NewDatabase
 from tests.stack import until
 
 LEASE = timedelta(seconds=30)
-QUEUES = {"ix_runs_queue", "ix_runs_waiting", "ix_runs_leased"}
+QUEUES = {"ix_runs_queue", "ix_runs_waiting", "ix_runs_one_active"}
 """Partial indexes of the runs that wait or are at work."""
 LIMITS = Limits(
     message_chars=32_000,
@@ -390,6 +390,7 @@ async def test_a_clock_that_was_not_heard_of_lately_is_not_trusted() -> None:
         pytest.param(_READ_RUN, id="read_run"),
         pytest.param(_QUEUED, id="claim"),
         pytest.param(_HEARTBEAT, id="heartbeat"),
+        pytest.param(_ABANDONED, id="take_over"),
     ],
 )
 async def test_a_plan_made_on_small_tables_does_not_read_all_of_large_ones(

@@ -214,6 +214,8 @@ async def test_a_heartbeat_tells_of_a_cancel(desk: Desk) -> None:
     run_id = claim.run.id
     await desk.runs.cancel(user, claim.run.session_id, run_id)
     assert await queue.heartbeat([run_id, "run_unknown"]) == {run_id: RunStatus.CANCELLING}
+    assert await queue.held([run_id, "run_unknown"]) == {run_id: RunStatus.CANCELLING}
+    assert await desk.queue("worker_b").held([run_id]) == {}, "it is another's"
 
 
 async def test_a_run_that_is_handed_over_is_free_at_once_and_costs_no_attempt(desk: Desk) -> None:

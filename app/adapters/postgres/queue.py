@@ -68,6 +68,12 @@ WHERE id IN (SELECT id FROM held)
 RETURNING id, status
 """
 
+_HELD = """
+SELECT r.id, r.status FROM runs r JOIN sessions s ON s.id = r.session_id
+WHERE r.id = ANY($1::text[]) AND r.worker_id = $2 AND r.status IN ('in_progress', 'cancelling')
+    AND s.deleted_at IS NULL
+"""
+
 _COUNT_ATTEMPT = """
 UPDATE runs SET attempts = attempts + 1, upstream_response_id = NULL
 WHERE id = $1 AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
@@ -158,6 +164,11 @@ class PostgresQueue:
     ) -> Mapping[str, RunStatus]:
         """Renew leases, even such as ran out; return what the worker still holds."""
         rows = await self._rows(_HEARTBEAT, list(run_ids), worker_id, lease)
+        return {row["id"]: RunStatus(row["status"]) for row in rows}
+
+    async def held(self, worker_id: str, run_ids: Sequence[str]) -> Mapping[str, RunStatus]:
+        """Return what the worker holds, as `heartbeat` does, and write nothing."""
+        rows = await self._rows(_HELD, list(run_ids), worker_id)
         return {row["id"]: RunStatus(row["status"]) for row in rows}
 
     async def count_attempt(self, run_id: str, worker_id: str) -> int | None:

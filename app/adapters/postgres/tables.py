@@ -165,11 +165,6 @@ class RunRow(Base):
         Index("ix_runs_user_queue", "user_id", postgresql_where="status = 'queued'"),
         Index("ix_runs_waiting", "session_id", "seq", postgresql_where="status = 'queued'"),
         Index("ix_runs_unpruned", "ended_at", postgresql_where="NOT pruned"),
-        Index(
-            "ix_runs_leased",
-            "lease_expires_at",
-            postgresql_where="status IN ('in_progress', 'cancelling')",
-        ),
         Index("ix_runs_action", "expires_at", postgresql_where="status = 'requires_action'"),
         {"postgresql_with": {"fillfactor": "70"}},
     )
@@ -198,6 +193,7 @@ class RunRow(Base):
     # The queue's own.
     worker_id: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
+    """In no index: a renewal would write into all of them. Active runs are few enough to read."""
     pruned: Mapped[bool] = mapped_column(server_default=text("false"))
     handovers: Mapped[int] = mapped_column(server_default=text("0"))
     upstream_response_id: Mapped[str | None]
