@@ -75,8 +75,11 @@ async def test_a_form_that_is_cut_off_is_never_whole(size: int) -> None:
 
 @given(body=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=5))
 async def test_garbage_is_refused_and_nothing_else(body: bytes, cuts: list[int]) -> None:
+    rest = body.replace(b"x-y", b"")
+    if rest.startswith(b"--"):
+        return  # A form with no fields, ended in order: its file is missed elsewhere.
     with pytest.raises(FormError):
-        await read(b"--x-y" + body.replace(b"x-y", b""), cuts)
+        await read(b"--x-y" + rest, cuts)
 
 
 @pytest.mark.parametrize(
