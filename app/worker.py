@@ -98,8 +98,9 @@ class Worker:
                 except StorageUnavailableError:
                     self._lost_contact()
                     await asyncio.sleep(AWAY_RETRY_S)
-                    continue
-                await asyncio.sleep(min(MAX_REST_S, REST * (time.monotonic() - began)))
+                else:
+                    took = time.monotonic() - began
+                    await asyncio.sleep(min(MAX_REST_S, REST * took))
 
     async def _claim_all(self) -> None:
         while room := self._room:

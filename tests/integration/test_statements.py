@@ -1,4 +1,4 @@
-"""The statements of the hot paths: each is one that Postgres takes, and that costs a call."""
+"""The statements that run on the driver's own connection: Postgres takes each, in one call."""
 
 import importlib
 import pkgutil

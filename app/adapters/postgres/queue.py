@@ -56,23 +56,18 @@ WHERE id = ANY($1::text[])
 """
 
 # A deleted session's run is held by nobody: its worker is to stop at once, not at its next word.
-_HEARTBEAT = """
-WITH held AS (
-    SELECT id FROM runs
-    WHERE id = ANY($1::text[]) AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
-        AND session_id IN (SELECT s.id FROM sessions s WHERE s.deleted_at IS NULL)
-    ORDER BY id FOR UPDATE
-)
+_HELD = """
+SELECT id, status FROM runs
+WHERE id = ANY($1::text[]) AND worker_id = $2 AND status IN ('in_progress', 'cancelling')
+    AND session_id IN (SELECT s.id FROM sessions s WHERE s.deleted_at IS NULL)
+"""
+
+_HEARTBEAT = f"""
+WITH held AS ({_HELD} ORDER BY id FOR UPDATE)
 UPDATE runs SET lease_expires_at = clock_timestamp() + $3::interval
 WHERE id IN (SELECT id FROM held)
 RETURNING id, status
-"""
-
-_HELD = """
-SELECT r.id, r.status FROM runs r JOIN sessions s ON s.id = r.session_id
-WHERE r.id = ANY($1::text[]) AND r.worker_id = $2 AND r.status IN ('in_progress', 'cancelling')
-    AND s.deleted_at IS NULL
-"""
+"""  # noqa: S608 - our own text
 
 _COUNT_ATTEMPT = """
 UPDATE runs SET attempts = attempts + 1, upstream_response_id = NULL
@@ -163,13 +158,11 @@ class PostgresQueue:
         self, worker_id: str, run_ids: Sequence[str], *, lease: timedelta
     ) -> Mapping[str, RunStatus]:
         """Renew leases, even such as ran out; return what the worker still holds."""
-        rows = await self._rows(_HEARTBEAT, list(run_ids), worker_id, lease)
-        return {row["id"]: RunStatus(row["status"]) for row in rows}
+        return _statuses(await self._rows(_HEARTBEAT, list(run_ids), worker_id, lease))
 
     async def held(self, worker_id: str, run_ids: Sequence[str]) -> Mapping[str, RunStatus]:
         """Return what the worker holds, as `heartbeat` does, and write nothing."""
-        rows = await self._rows(_HELD, list(run_ids), worker_id)
-        return {row["id"]: RunStatus(row["status"]) for row in rows}
+        return _statuses(await self._rows(_HELD, list(run_ids), worker_id))
 
     async def count_attempt(self, run_id: str, worker_id: str) -> int | None:
         """Record that another generation is about to be asked for; None when fenced."""
@@ -222,3 +215,7 @@ class PostgresQueue:
             safety_id=hashlib.sha256(row["owner"].encode()).hexdigest(),
             user_id=row["owner"],
         )
+
+
+def _statuses(rows: Sequence[AnyRow]) -> Mapping[str, RunStatus]:
+    return {row["id"]: RunStatus(row["status"]) for row in rows}
