@@ -180,9 +180,11 @@ class Stream:
         yield self._preface
         async for caught_up in self._catch_up():
             yield caught_up
+        # Asked for once: on Python 3.11 each asking is a system call.
+        loop = asyncio.get_running_loop()
         while not self._ended or self._pending:
             if not self._pending:
-                self._waiter = asyncio.get_running_loop().create_future()
+                self._waiter = loop.create_future()
                 await self._waiter
                 self._waiter = None
                 continue

@@ -23,8 +23,9 @@ Listen = Callable[[UpstreamEvent], None]
 _Call = Callable[..., Awaitable[httpx2.Response]]
 _Open = Callable[..., Awaitable[AsyncStream[object]]]
 
-PATIENCE_STEP_S: Final = 0.5
-"""The idle timeout is moved on at most this often: a timer for each token costs too much."""
+PATIENCE_STEPS: Final = 10
+"""So often at most is the idle timeout moved on in its own time: a timer for each token costs too
+much. Silence is noticed so much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +158,17 @@ class WireClient:
         """Return what tells a stream's listener, and puts off the time when it is given up."""
         split, decode, listen = hearing.split, hearing.decode, hearing.listen
         clock = asyncio.get_running_loop().time
+        idle_s = self._config.idle_s
+        step_s = idle_s / PATIENCE_STEPS
         moved = 0.0
 
         def take(chunk: bytes) -> Ended | None:
             # Every token passes here.
             nonlocal moved
             now = clock()
-            if now - moved > PATIENCE_STEP_S:
+            if now - moved > step_s:
                 moved = now
-                limit.reschedule(now + PATIENCE_STEP_S + self._config.idle_s)
+                limit.reschedule(now + step_s + idle_s)
             for each in split(chunk):
                 for event in decode(each):
                     if isinstance(event, Ended):
