@@ -88,7 +88,11 @@ class WorkerServices:
 @asynccontextmanager
 async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
     """Wire the front door's services; close their connections at the end."""
-    database = _database(settings, patience_s=API_PATIENCE_S)
+    # One of them is the relay's alone: requests that wait for a lock may hold all others, and
+    # would keep every stream waiting too.
+    pool_size = settings.db_pool_size - 1
+    database = _database(settings, patience_s=API_PATIENCE_S, pool_size=pool_size)
+    news = _database(settings, patience_s=API_PATIENCE_S, pool_size=1)
     limits = Limits(
         message_chars=settings.max_message_chars,
         queued_runs_per_session=settings.max_queued_runs_per_session,
@@ -99,7 +103,7 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         files=settings.max_files_per_user,
         files_bytes=settings.max_files_bytes_per_user,
     )
-    relay = Relay(database, _wakeups(settings), max_streams=limits.streams, poll=POLL)
+    relay = Relay(database, _wakeups(settings), news=news, max_streams=limits.streams, poll=POLL)
     runs = RunService(database, relay, limits, Crowd(settings.max_queued_runs))
     assistants = AssistantService(database, own_allowed=settings.compat_assistants)
     upstream_files = make_upstream_files(settings)
@@ -119,13 +123,14 @@ async def api_services(settings: Settings) -> AsyncGenerator[ApiServices]:
         )
     finally:
         await upstream_files.aclose()
+        await news.aclose()
         await database.aclose()
 
 
 @asynccontextmanager
 async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
     """Wire a worker's services; close their connections at the end."""
-    database = _database(settings, patience_s=WORKER_PATIENCE_S)
+    database = _database(settings, patience_s=WORKER_PATIENCE_S, pool_size=settings.db_pool_size)
     upstream = make_upstream(settings, database)
     upstream_files = make_upstream_files(settings)
     publisher = Publisher(database)
@@ -166,17 +171,17 @@ async def worker_services(settings: Settings) -> AsyncGenerator[WorkerServices]:
 @asynccontextmanager
 async def import_service(settings: Settings) -> AsyncGenerator[ImportService]:
     """Wire what takes conversations from elsewhere; close its connections at the end."""
-    database = _database(settings, patience_s=WORKER_PATIENCE_S)
+    database = _database(settings, patience_s=WORKER_PATIENCE_S, pool_size=settings.db_pool_size)
     try:
         yield ImportService(database)
     finally:
         await database.aclose()
 
 
-def _database(settings: Settings, *, patience_s: float) -> PostgresDatabase:
+def _database(settings: Settings, *, patience_s: float, pool_size: int) -> PostgresDatabase:
     return PostgresDatabase(
         settings.database(),
-        pool_size=settings.db_pool_size,
+        pool_size=pool_size,
         # Whoever names a way past a pooler has one; else it is looked for.
         pooled=True if settings.is_pooled else None,
         patience_s=patience_s,
@@ -301,7 +306,7 @@ async def delete_user(settings: Settings, subject: str, tenant: str | None) -> R
     Raises:
         NotFoundError: There is none.
     """
-    database = _database(settings, patience_s=WORKER_PATIENCE_S)
+    database = _database(settings, patience_s=WORKER_PATIENCE_S, pool_size=settings.db_pool_size)
     try:
         return await ErasureService(database).delete_user(subject, tenant)
     finally:

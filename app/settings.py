@@ -41,7 +41,12 @@ class Settings(BaseSettings):
     database_direct_url: SecretStr | None = Field(
         default=None, description="Past a transaction pooler, for LISTEN and migrations."
     )
-    db_pool_size: int = Field(default=5, ge=2, le=200, description="Pooled connections a process.")
+    db_pool_size: int = Field(
+        default=5,
+        ge=2,
+        le=200,
+        description="Pooled connections a process; of an API one is its relay's.",
+    )
     data_dir: Path = Field(default=Path(".data"), description="What the embedded defaults keep.")
 
     openai_api_key: SecretStr | None = Field(default=None, description="The upstream's key.")

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 
 def is_storable(text: str) -> bool:
@@ -33,14 +33,24 @@ def rfc3339(instant: datetime) -> str:
     return instant.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
-def clean_json(value: Any) -> Any:
-    """Return JSON without what Postgres refuses, in its names as in its values."""
+MAX_NESTING: Final = 100
+"""How deep JSON from outside may be nested: far below what can't be written as JSON again."""
+
+
+def clean_json(value: Any, *, room: int = MAX_NESTING) -> Any:
+    """Return JSON without what Postgres refuses, in its names as in its values.
+
+    Raises:
+        ValueError: It is nested deeper than `room`.
+    """
     if isinstance(value, str):
         return clean(value)
+    if not room:
+        raise ValueError
     if isinstance(value, list):
         items: list[Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return [clean_json(item) for item in items]
+        return [clean_json(item, room=room - 1) for item in items]
     if isinstance(value, dict):
         members: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]
-        return {clean(name): clean_json(member) for name, member in members.items()}
+        return {clean(name): clean_json(each, room=room - 1) for name, each in members.items()}
     return value

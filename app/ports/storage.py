@@ -72,8 +72,12 @@ class Database(Protocol):
         """Begin; commit at the end of the block; then tell readers and workers."""
         ...
 
-    def autocommit(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        """Let each statement be a transaction of its own; then tell readers and workers."""
+    def autocommit(self, *, writes: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Let each statement be a transaction of its own; then tell readers and workers.
+
+        Behind a pooler only a transaction bounds how long a lock is waited for: there, what is
+        said to be `writes` is one.
+        """
         ...
 
     def snapshot(self) -> AbstractAsyncContextManager[UnitOfWork]:

@@ -79,7 +79,7 @@ class AttemptCounter:
         self.made = await patiently(self._count)
 
     async def _count(self) -> int:
-        async with self._database.autocommit() as uow:
+        async with self._database.autocommit(writes=True) as uow:
             made = await uow.queue.count_attempt(self._run_id, self._worker_id)
         if made is None:
             raise FencedError

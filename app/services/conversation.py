@@ -115,7 +115,7 @@ class Conversation:
             return await uow.queue.is_held(self._claim)
 
     async def _record(self, thread: Thread) -> bool:
-        async with self._database.autocommit() as uow:
+        async with self._database.autocommit(writes=True) as uow:
             return await uow.queue.open_thread(self._claim, thread)
 
     async def _said(self, messages: Sequence[Message]) -> list[Turn]:

@@ -183,7 +183,7 @@ class Publisher:
             try:
                 if is_wary:
                     return refused | await self._write_free(left)
-                async with self._database.autocommit() as uow:
+                async with self._database.autocommit(writes=True) as uow:
                     left = await uow.log.append(left)
                 if not left:
                     return refused

@@ -65,7 +65,7 @@ class QueueService:
 
     async def heartbeat(self, run_ids: Sequence[str]) -> Mapping[str, RunStatus]:
         """Renew this worker's leases; return what it still holds."""
-        async with self._database.autocommit() as uow:
+        async with self._database.autocommit(writes=True) as uow:
             await uow.upkeep.beat(self.worker_id)
             if not run_ids:
                 return {}

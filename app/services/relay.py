@@ -46,9 +46,17 @@ class Relay:
     """All readers of one process."""
 
     def __init__(
-        self, database: Database, wakeups: WakeUps, *, max_streams: int, poll: timedelta
+        self,
+        database: Database,
+        wakeups: WakeUps,
+        *,
+        news: Database,
+        max_streams: int,
+        poll: timedelta,
     ) -> None:
         self._database = database
+        self._news = news
+        """Of its own: requests that wait for a lock may hold all connections of the other."""
         self._wakeups = wakeups
         self._max_streams = max_streams
         self._poll = poll
@@ -93,7 +101,7 @@ class Relay:
         if not warm:
             return
         cursors = [Cursor(channel.session_id, channel.head) for channel in warm]
-        async with self._database.autocommit() as uow:
+        async with self._news.autocommit() as uow:
             events = await uow.log.read(cursors, limit=PAGE)
             seen = {event.session_id for event in events}
             silent = [c.session_id for c in cursors if c.session_id not in seen]

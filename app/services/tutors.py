@@ -16,7 +16,7 @@ class TutorBook:
         """Return the upstream's id for a configuration, if it has one; note that it is used."""
 
         async def find() -> str | None:
-            async with self._database.autocommit() as uow:
+            async with self._database.autocommit(writes=True) as uow:
                 return await uow.tutors.find(digest)
 
         return await patiently(find)
@@ -25,7 +25,7 @@ class TutorBook:
         """Record a new one; return the one to use: another worker's may have been first."""
 
         async def add() -> str:
-            async with self._database.autocommit() as uow:
+            async with self._database.autocommit(writes=True) as uow:
                 return await uow.tutors.add(digest, tutor_id)
 
         return await patiently(add)
@@ -34,7 +34,7 @@ class TutorBook:
         """Return those that are not needed upstream any more; they are not found again."""
 
         async def unused() -> Sequence[str]:
-            async with self._database.autocommit() as uow:
+            async with self._database.autocommit(writes=True) as uow:
                 return await uow.tutors.unused(limit)
 
         return await patiently(unused)
@@ -43,7 +43,7 @@ class TutorBook:
         """Record that the upstream has it no more."""
 
         async def remove() -> None:
-            async with self._database.autocommit() as uow:
+            async with self._database.autocommit(writes=True) as uow:
                 await uow.tutors.remove(tutor_id)
 
         await patiently(remove)

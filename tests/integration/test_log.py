@@ -51,7 +51,7 @@ class Desk:
     def __init__(self, url: str, database: PostgresDatabase) -> None:
         self.url, self.database = url, database
         wakeups = PostgresWakeUps(url)
-        relay = Relay(database, wakeups, max_streams=20, poll=timedelta(seconds=5))
+        relay = Relay(database, wakeups, news=database, max_streams=20, poll=timedelta(seconds=5))
         self.runs = RunService(database, relay, LIMITS, Crowd(1000))
         self.sessions = SessionService(database)
 

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,9 +15,13 @@ import pytest
 
 from tests.conftest import NewDatabase
 from tests.e2e.crew import hire, started
+from tests.integration.test_log import desk_on, says
 from tests.stack import Client, Stack, until
 
 PATIENCE_S = 2
+WAITING = """(
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock')"""
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +198,32 @@ async def test_long_headers_and_long_bodies_are_taken(stack: Stack) -> None:
     body = b'{"title":"x"}' + b" " * 1_900_000
     response = await client.http.post("/v1/sessions", content=body, headers=headers)
     assert response.status_code == 201, response.text
+
+
+async def test_who_waits_for_a_locked_session_keeps_no_stream_waiting(
+    database_url: str, tmp_path: Path
+) -> None:
+    """As a browser does, whose student asks once more and once more: six connections."""
+    body = {"content": "What is 1 + 1?", "run": False}
+    async with started(database_url, tmp_path) as stack, desk_on(database_url) as desk:
+        stuck, reader = stack.client(), stack.client()
+        held, other = await stuck.open_session(), await reader.open_session()
+        holder = await asyncpg.connect(database_url)
+        path = f"/v1/sessions/{other}/events"
+        async with holder.transaction(), reader.http.stream("GET", path) as stream:
+            await holder.fetch("SELECT FROM sessions WHERE id = $1 FOR UPDATE", held)
+            lines = stream.aiter_lines()
+            assert (await anext(lines)).startswith("retry:")
+            posts = [
+                asyncio.create_task(stuck.http.post(f"/v1/sessions/{held}/messages", json=body))
+                for _ in range(6)
+            ]
+            assert await until(lambda: desk.value(f"SELECT {WAITING} >= 4"))
+            assert not await desk.append(says(other, "news"))
+            async for line in lines:
+                if '"news"' in line:
+                    break
+            assert not any(post.done() for post in posts)
+            for post in posts:
+                assert_not_now(await post, "storage_busy")
+        await holder.close()

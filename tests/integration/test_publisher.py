@@ -31,6 +31,7 @@ from app.services.execution import Execution, Executor
 from app.services.publisher import Publisher, RunLog
 from tests.conftest import NewDatabase
 from tests.integration.test_log import Desk, a_step, desk_on
+from tests.pooler import needs_pgbouncer, pooler_before
 from tests.stack import until
 
 Fault = Literal["answer lost", "never arrives", "arrives late"]
@@ -318,6 +319,34 @@ async def test_a_session_that_somebody_else_holds_keeps_only_its_own_run_waiting
         assert last_seq == len(await desk.events(claim.run.session_id))
     for claim in claims[1:]:
         assert "".join(await desk.told(claim.run.session_id)) == "Still we go on."
+
+
+@needs_pgbouncer
+async def test_behind_a_pooler_too_a_held_session_keeps_only_its_own_run_waiting(
+    desk: Desk, own_database: str
+) -> None:
+    """No setting of a connection bounds there how long a lock is waited for."""
+    _, claims = await claimed(desk, 2)
+    holder = await asyncpg.connect(own_database)
+    with pooler_before(own_database) as pooler:
+        pooled = PostgresDatabase(pooler.url, pool_size=3)
+        writer = Publisher(pooled)
+        writing = asyncio.create_task(writer.run())
+        stuck, free = (writer.open(claim) for claim in claims)
+        async with holder.transaction():
+            session = claims[0].run.session_id
+            await holder.fetch("SELECT id FROM sessions WHERE id = $1 FOR UPDATE", session)
+            say(stuck, "I wait.")
+            say(free, "I go on.")
+            async with asyncio.timeout(20):
+                await free.flush()
+        await stuck.flush()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await pooled.aclose()
+    await holder.close()
+    told = [await desk.told(claim.run.session_id) for claim in claims]
+    assert told == [["I wait."], ["I go on."]]
 
 
 def refused_text(run: Run, text: str) -> list[Draft]:

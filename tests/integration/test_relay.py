@@ -61,7 +61,11 @@ async def test_a_reader_that_comes_as_the_last_one_leaves_misses_nothing(
     database: GatedDatabase, database_url: str
 ) -> None:
     relay = Relay(
-        database, PostgresWakeUps(database_url), max_streams=5, poll=timedelta(seconds=60)
+        database,
+        PostgresWakeUps(database_url),
+        news=database,
+        max_streams=5,
+        poll=timedelta(seconds=60),
     )
     running = asyncio.create_task(relay.run())
     async with database.transaction() as uow:
@@ -99,7 +103,11 @@ async def test_a_reader_that_comes_back_before_its_process_has_heard_of_the_end_
         run = claim.run
         # This process hears of nothing: no loop of its relay runs.
         relay = Relay(
-            database, PostgresWakeUps(database_url), max_streams=5, poll=timedelta(seconds=60)
+            database,
+            PostgresWakeUps(database_url),
+            news=database,
+            max_streams=5,
+            poll=timedelta(seconds=60),
         )
         other = await relay.follow_session(user, session, after=None)
         seen = await desk.events(session)

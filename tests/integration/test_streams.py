@@ -382,7 +382,7 @@ async def test_a_stream_s_life_is_bounded_and_the_next_goes_on_where_it_ended(
 async def test_lives_are_jittered_so_that_readers_do_not_all_come_back_at_once(
     desk: Desk,
 ) -> None:
-    fresh = relay.Relay(desk.database, None, max_streams=50, poll=None)  # type: ignore[arg-type]
+    fresh = relay.Relay(desk.database, None, news=desk.database, max_streams=50, poll=None)  # type: ignore[arg-type]
     user, session = await desk.session()
     now = time.monotonic()
     opened = [await fresh.follow_session(user, session, after=None) for _ in range(30)]
@@ -398,7 +398,7 @@ async def test_a_run_that_ended_before_this_process_heard_of_it_is_told_whole(
     desk: Desk, seen: int
 ) -> None:
     # Nothing reads the news here: the channel stays where its first reader opened it.
-    behind = relay.Relay(desk.database, None, max_streams=50, poll=None)  # type: ignore[arg-type]
+    behind = relay.Relay(desk.database, None, news=desk.database, max_streams=50, poll=None)  # type: ignore[arg-type]
     user, session = await desk.session()
     if not seen:
         first = await behind.follow_session(user, session, after=0)
@@ -444,7 +444,7 @@ async def test_the_stream_of_a_post_tells_of_its_own_run_what_the_log_does(
 async def test_a_stream_that_is_opened_while_the_process_goes_away_ends_at_once(
     desk: Desk,
 ) -> None:
-    closing = relay.Relay(desk.database, None, max_streams=50, poll=None)  # type: ignore[arg-type]
+    closing = relay.Relay(desk.database, None, news=desk.database, max_streams=50, poll=None)  # type: ignore[arg-type]
     user, session = await desk.session()
     run = await desk.waiting(user, session)
     opening = asyncio.create_task(closing.follow_session(user, session, after=0))

@@ -400,8 +400,9 @@ GARBAGE = [
             end("failed", error="x"),
         ]
     ),
-    # Deeper than what can be written again.
+    # Deeper than what can be written again; with an escape the parser is one that takes it.
     json.dumps(end("completed", message(text_part("a", annotations=[nested(300)])))).encode(),
+    json.dumps(end("completed", message(text_part("\xe9", annotations=[nested(300)])))).encode(),
 ]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import ids
-from app.domain.text import clean, is_storable, rfc3339
+from app.domain.text import MAX_NESTING, clean, clean_json, is_storable, rfc3339
 
 ANY_TEXT = st.text(
     st.characters(exclude_categories=[]) | st.sampled_from("\x00\ud83d\ude00\udfff")
@@ -54,6 +54,16 @@ def test_nul_and_lone_surrogates_are_not_storable(text: str) -> None:
 )
 def test_every_other_character_is_storable(text: str) -> None:
     assert is_storable(text)
+
+
+def nested(depth: int) -> dict[str, object]:
+    return {"in\x00": [nested(depth - 2)]} if depth > 2 else {}
+
+
+def test_json_that_is_nested_too_deep_is_refused_before_it_is_kept() -> None:
+    assert "\x00" not in str(clean_json(nested(MAX_NESTING)))
+    with pytest.raises(ValueError, match=r"^$"):
+        clean_json(nested(MAX_NESTING + 2))
 
 
 def test_instants_are_written_in_utc_with_microseconds() -> None:

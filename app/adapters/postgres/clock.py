@@ -11,8 +11,8 @@ TRUSTED_S: Final = 10.0
 class DatabaseClock:
     """The last instant that the database told, carried on by this process's steady clock.
 
-    It lags by the way of that answer, and never runs ahead: an event that is stamped by it is not
-    younger than one that the database stamps after it.
+    It lags by the way of that answer, and by what its statement waited for a lock. It never runs
+    ahead: an event that is stamped by it is not younger than one that the database stamps later.
     """
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -144,11 +144,16 @@ class PostgresDatabase:
             await _notify(driver, uow)
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncGenerator[PostgresUnitOfWork]:
-        """Let each statement be a transaction of its own; then tell readers and workers."""
+    async def autocommit(self, *, writes: bool = False) -> AsyncGenerator[PostgresUnitOfWork]:
+        """Let each statement be a transaction of its own; then tell readers and workers.
+
+        Behind a pooler only a transaction bounds how long a lock is waited for: there, what is
+        said to be `writes` is one.
+        """
         async with self._connection() as (connection, driver):
             uow = PostgresUnitOfWork(connection, driver, self._clock)
-            yield uow
+            async with self._begun(driver) if writes and self._pooled else nullcontext():
+                yield uow
             await _notify(driver, uow)
 
     @asynccontextmanager

@@ -160,7 +160,7 @@ class WireClient:
         clock = asyncio.get_running_loop().time
         idle_s = self._config.idle_s
         step_s = idle_s / PATIENCE_STEPS
-        moved = 0.0
+        moved = float("-inf")
 
         def take(chunk: bytes) -> Ended | None:
             # Every token passes here.

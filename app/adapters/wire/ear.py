@@ -68,14 +68,18 @@ class _Heard:
         """Take what has come."""
         if self.ended.done():
             return
+        chunk: bytes | None = None
+        is_over = True
         try:
             chunk = self._reader.read_nowait()
             is_over = not chunk and self._reader.is_eof()
-        except Exception:  # noqa: BLE001 - its stream raises it again, in the terms of the SDK
-            # The connection broke, and what came before that is not given out any more: the end
-            # of an answer that was paid for may be among it.
-            chunk, is_over = _unread(self._reader), True
+        except Exception:  # noqa: BLE001, S110 - its stream raises it again, as the SDK would
+            pass
         try:
+            if chunk is None:
+                # The connection broke, and what came before that is not given out any more: the
+                # end of an answer that was paid for may be among it.
+                chunk = _unread(self._reader)
             ended = self._take(chunk) if chunk else None
         except Exception as error:  # noqa: BLE001 - raised to who listens
             self.ended.set_exception(error)

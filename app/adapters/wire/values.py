@@ -18,7 +18,7 @@ def load(data: bytes) -> Any:
         return from_json(data)
     except ValueError:
         # The standard parser takes half a surrogate pair, which one delta may bring and the next
-        # complete; but also what is nested too deep to be stored.
+        # complete; but also what is nested deeper than `clean_json` lets through.
         if b"\\u" not in data:
             raise
         return json.loads(data)

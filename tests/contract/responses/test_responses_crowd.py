@@ -115,3 +115,22 @@ async def test_one_that_fails_or_has_enough_leaves_the_others_alone(
     assert isinstance(cut.failure, UpstreamInterruptedError)
     assert len(cut.events) == 1 + 8
     assert all(hearing.text == hearing.answer for hearing in await asyncio.gather(*others))
+
+
+async def test_one_whose_bytes_are_kept_otherwise_than_we_know_fails_alone(
+    sandbox: Sandbox, upstream: ResponsesUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What broke is looked for in attributes that a new release of aiohttp may change."""
+
+    def unknown(_: object) -> bytes:
+        raise TypeError
+
+    monkeypatch.setattr(ear, "CROWD", 2)
+    monkeypatch.setattr(ear, "_unread", unknown)
+    await sandbox.admin("POST", "pace", {"tokens_per_second": 100})
+    action = {"type": "reset", "at": {"event": DELTA, "nth": 9}}
+    await sandbox.fault(action, **POST, text="broken off")
+    others = [asyncio.create_task(hear(upstream, ask(WORDS))) for _ in range(4)]
+    broken = await hear(upstream, ask(f"broken off {WORDS}"))
+    assert isinstance(broken.failure, UpstreamInterruptedError)
+    assert all(hearing.text == hearing.answer for hearing in await asyncio.gather(*others))

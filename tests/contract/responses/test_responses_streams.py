@@ -241,6 +241,22 @@ async def test_a_slow_drip_is_read_as_long_as_it_drips(
     assert time.monotonic() - started > 2
 
 
+async def test_what_drips_is_not_given_up_on_a_machine_that_was_just_started(
+    raw: RawServer, an_upstream: AnUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock counts from the start, and is not as far yet as the steps of our patience."""
+    body = recording(*"abcdefgh")
+    size = len(body) // 10 + 1
+    drops = [body[start : start + size] for start in range(0, len(body), size)]
+    raw.scripts = [[plain(b""), *(step for drop in drops for step in (drop, 0.2))]]
+    loop = asyncio.get_running_loop()
+    clock, begun = loop.time, loop.time()
+    monkeypatch.setattr(loop, "time", lambda: clock() - begun)
+    hearing = await hear(an_upstream(raw.url, first_byte_s=1, idle_s=600), ask())
+    monkeypatch.undo()
+    assert hearing.answer == "abcdefgh"
+
+
 # ---------------------------------------------------------------- given up by us
 
 
