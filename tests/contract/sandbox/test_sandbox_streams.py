@@ -169,7 +169,12 @@ async def test_a_response_continues_another_and_remembers(client: AsyncOpenAI) -
 async def test_the_stream_closes_by_itself_for_a_plain_reader(sandbox: Sandbox) -> None:
     reading = await sandbox.read(model=MODEL, input=ASK, stream=True)
     assert reading.names[-1] == "response.completed"
-    assert (await sandbox.stats())["open_streams"] == 0
+
+    async def is_closed() -> bool:
+        return bool((await sandbox.stats())["open_streams"] == 0)
+
+    # A moment after its last byte.
+    await until(is_closed)
 
 
 async def test_what_is_not_stored_is_gone_at_its_end(client: AsyncOpenAI) -> None:
