@@ -24,8 +24,8 @@ _Call = Callable[..., Awaitable[httpx2.Response]]
 _Open = Callable[..., Awaitable[AsyncStream[object]]]
 
 PATIENCE_STEPS: Final = 10
-"""So often at most is the idle timeout moved on in its own time: a timer for each token costs too
-much. Silence is noticed so much later."""
+"""The idle timeout is moved on at most so often within its own length: a timer for each token
+costs too much. Silence is noticed by one such step later at most."""
 
 
 @dataclass(frozen=True, slots=True)
