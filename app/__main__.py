@@ -22,6 +22,7 @@ from app.container import (
     local_defaults,
     migrate,
     sign_token,
+    token_verifier,
     worker_services,
 )
 from app.domain.errors import DomainError, StorageUnavailableError
@@ -37,6 +38,7 @@ KEEP_ALIVE_S = 75
 GC_ALLOCATIONS = 20_000
 """New objects between two collections; Python's own 700 is one run's first token."""
 DEV_TOKEN_S = 7 * 24 * 3600
+MAX_PORT = 65_535
 
 
 class _Server(uvicorn.Server):
@@ -153,6 +155,8 @@ def _serve(settings: Settings) -> int:
             signal.signal(name, hold)
 
     hold_signals()
+    # Before a database is made for what can't be served.
+    token_verifier(settings)
     with ExitStack() as stack:
         configure_logs(settings.log_level)
         whole = stack.enter_context(local_defaults(settings))
@@ -183,7 +187,8 @@ Try it:
 
 
 def _greet(settings: Settings, *, is_sandbox: bool) -> None:
-    url = f"http://{settings.host}:{settings.port}"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
     words = GREETING.format(url=url)
     if is_sandbox:
         words += SANDBOX_WARNING
@@ -191,6 +196,13 @@ def _greet(settings: Settings, *, is_sandbox: bool) -> None:
         token = sign_token(settings, subject="alice", scope="", ttl_s=DEV_TOKEN_S)
         words += TRY_IT.format(url=url, token=token)
     print(words, flush=True)
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MAX_PORT:
+        raise ValueError
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -202,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("migrate", help="bring DATABASE_URL's schema up to date")
     sandbox = commands.add_parser("sandbox", help="an offline upstream to develop against")
     sandbox.add_argument("--host", default="127.0.0.1")
-    sandbox.add_argument("--port", type=int, default=8001)
+    sandbox.add_argument("--port", type=_port, default=8001)
     sandbox.add_argument("--tokens-per-second", type=float, default=40.0)
     sandbox.add_argument(
         "--until-eof", action="store_true", help="stop when standard input is closed"

@@ -24,6 +24,7 @@ from app.adapters.tools.mathematics import Mathematics
 from app.adapters.tools.toolbox import Toolbox
 from app.adapters.wire.client import UpstreamConfig
 from app.domain import ids
+from app.domain.text import is_name
 from app.ports import Database, TokenVerifier, Upstream, WakeUps
 from app.services.actions import ActionService
 from app.services.assistants import AssistantService
@@ -274,10 +275,15 @@ def sign_token(settings: Settings, *, subject: str, scope: str, ttl_s: int) -> s
     """Return a token signed with the configured secret.
 
     Raises:
-        SettingsError: Tokens are signed elsewhere, or the secret is not set.
+        SettingsError: Tokens are signed elsewhere, or the secret is not set, or nobody would take
+            such a token.
     """
     if settings.auth_jwks_url is not None:
         raise SettingsError("AUTH_JWKS_URL is set: tokens are signed elsewhere")
+    if not is_name(subject):
+        raise SettingsError("--user could be in no token")
+    if ttl_s < 1:
+        raise SettingsError("--ttl must be at least a second")
     return sign(
         settings.jwt_secret(),
         subject=subject,

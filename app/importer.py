@@ -17,7 +17,7 @@ from app.container import import_service
 from app.domain.errors import DomainError, NotFoundError
 from app.domain.history import Loss, PastThread
 from app.domain.models import Principal
-from app.domain.text import is_storable
+from app.domain.text import is_name
 from app.services.imports import Fate, ImportService, Taken, Tutors
 from app.settings import Settings, SettingsError
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_NAME_CHARS: Final = 256
 """Of a subject and a tenant, as in a token."""
 YIELD_EVERY: Final = 200
 """Lines read between two looks at whether a signal came."""
@@ -107,7 +106,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
     """
     for name in ("user", "tenant"):
         value: str | None = getattr(arguments, name)
-        if value is not None and not _is_name(value):
+        if value is not None and not is_name(value):
             raise SettingsError(f"--{name} could be in no token")
     return Options(
         file=arguments.file,
@@ -119,10 +118,6 @@ def options_of(arguments: argparse.Namespace) -> Options:
         report=arguments.report,
         sessions=arguments.sessions,
     )
-
-
-def _is_name(value: str) -> bool:
-    return 0 < len(value) <= MAX_NAME_CHARS and is_storable(value)
 
 
 class Bar:
@@ -283,7 +278,7 @@ class Importer:
     async def _take(self, thread: PastThread, service: ImportService, account: Account) -> None:
         options = self._options
         subject = options.user or thread.owner
-        if subject is None or not _is_name(subject):
+        if subject is None or not is_name(subject):
             account.refuse(thread, "no_owner")
             return
         owner = Principal(subject, options.tenant, frozenset(), expires_at=0)

@@ -17,7 +17,7 @@ import jwt
 
 from app.domain.errors import AuthUnavailableError, UnauthenticatedError
 from app.domain.models import Principal
-from app.domain.text import is_storable
+from app.domain.text import is_name, is_storable
 
 ASYMMETRIC: Final = ("RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA")
 REFRESH_S: Final = 600.0
@@ -27,7 +27,6 @@ RETRY_S: Final = 1.0
 """While the keys can't be had, they are asked for no more often than this."""
 CACHED: Final = 10_000
 MAX_TOKEN_CHARS: Final = 8_192
-MAX_NAME_CHARS: Final = 256
 UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading keys of any other shape raises."""
 CLOCK_SKEW_S: Final = 300.0
@@ -89,7 +88,9 @@ class _Verifier:
         tenant = claims.get("tenant")
         if not _is_name(claims["sub"]) or not (tenant is None or _is_name(tenant)):
             raise UnauthenticatedError("The token's `sub` or `tenant` can't be used.")
-        scopes = frozenset(scope.split()) if isinstance(scope, str) else frozenset[str]()
+        words = scope.split() if isinstance(scope, str) else ()
+        # What can't be written grants nothing either.
+        scopes = frozenset(word for word in words if is_storable(word))
         expires_at = float(min(int(claims["exp"]), LAST_INSTANT))
         return Principal(claims["sub"], tenant, scopes, expires_at)
 
@@ -103,7 +104,7 @@ def _has_begun(not_before: Any) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and is_storable(value)
+    return isinstance(value, str) and is_name(value)
 
 
 class SecretTokenVerifier(_Verifier):

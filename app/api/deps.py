@@ -8,11 +8,12 @@ import hashlib
 import re
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Body, Depends, Header, Path, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import StringConstraints
 
 from app.api.problems import invalid
+from app.api.schemas import Nothing
 from app.container import ApiServices
 from app.domain.errors import (
     InvalidCursorError,
@@ -141,6 +142,10 @@ async def _repeatable(
 
 
 Repeatable = Annotated[RequestKey | None, Depends(_repeatable)]
+NoBody = Annotated[
+    Nothing | None, Body(title="Nothing", openapi_examples={"nothing": {"value": {}}})
+]
+"""A body that says nothing, or none."""
 """What makes a creating request recognisable when it is sent again, if its client wants that."""
 
 

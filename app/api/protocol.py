@@ -6,10 +6,13 @@ has read what is buffered, so that whoever never reads keeps sockets and buffers
 
 import asyncio
 import socket
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.domain.events import dump
 
 _ABORT: Final = "tutor_relay.abort"
 GONE_MS: Final = 120_000
@@ -19,9 +22,24 @@ soon be refused another one with 429, after which a native EventSource gives up 
 Shorter, and a stream would not outlast a tunnel."""
 MAX_HEAD_BYTES: Final = 65_536
 """Of a request's headers: all are kept before anybody is asked for a token."""
-_TOO_LARGE: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def _refusal(status: HTTPStatus, code: str, detail: str) -> bytes:
+    """Write the problem of what never became a request, and has no id."""
+    head = f"HTTP/1.1 {status.value} {status.phrase}"
+    problem = {"type": "about:blank", "title": status.phrase, "status": status.value}
+    body = dump({**problem, "detail": detail, "code": code})
+    return (
+        f"{head}\r\ncontent-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
+        f"connection: close\r\n\r\n{body}"
+    ).encode()
+
+
+_NOT_HTTP: Final = _refusal(
+    HTTPStatus.BAD_REQUEST, "invalid_http", "This is no valid HTTP request."
+)
+_TOO_LARGE: Final = _refusal(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "The headers are too long."
 )
 _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
@@ -47,6 +65,11 @@ class AbortableProtocol(HttpToolsProtocol):
         if self._barren_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.transport.write(_TOO_LARGE)
             self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the server's own words
+        """Refuse what is no HTTP, in the form of every other error."""
+        self.transport.write(_NOT_HTTP)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Offer it to the request that begins."""

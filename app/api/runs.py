@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from app.api import examples, present, schemas
-from app.api.deps import CurrentUser, PageOf, Repeatable, RunId, Services, SessionId
+from app.api.deps import CurrentUser, NoBody, PageOf, Repeatable, RunId, Services, SessionId
 from app.api.problems import invalid, responses
 from app.domain.errors import RunEndedError, SessionBusyError
 from app.domain.models import RunStatus
@@ -83,10 +83,14 @@ async def read_run(  # noqa: PLR0913, PLR0917 - the query's parameters
     "/{run_id}/cancel",
     status_code=202,
     response_model=schemas.RunOut,
-    responses=responses(RunEndedError()),
+    responses=responses(400, 408, 413, RunEndedError()),
 )
 async def cancel_run(
-    services: Services, user: CurrentUser, session_id: SessionId, run_id: RunId
+    services: Services,
+    user: CurrentUser,
+    session_id: SessionId,
+    run_id: RunId,
+    _: NoBody = None,
 ) -> Response:
     """Cancel a run. What it has said is kept; it may still complete if it was about to."""
     return present.body((await services.runs.cancel(user, session_id, run_id)).body(), 202)

@@ -98,6 +98,10 @@ class AssistantUpdate(_In):
     metadata: Metadata = {}
 
 
+class Nothing(_In):
+    """A body that says nothing."""
+
+
 class SessionCreate(_In):
     """A new tutoring session."""
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from app.api import present, schemas
-from app.api.deps import CurrentUser, PageOf, Repeatable, Services, SessionId
+from app.api.deps import CurrentUser, NoBody, PageOf, Repeatable, Services, SessionId
 from app.api.problems import responses
 from app.domain.errors import NotFoundError
 from app.domain.ids import is_id
@@ -77,10 +77,13 @@ async def delete_session(services: Services, user: CurrentUser, session_id: Sess
     "/{session_id}/stream_tickets",
     response_model=schemas.TicketOut,
     status_code=201,
-    responses=responses(404),
+    responses=responses(400, 404, 408, 413, 422),
 )
 async def create_stream_ticket(
-    services: Services, user: CurrentUser, session_id: SessionId
+    services: Services,
+    user: CurrentUser,
+    session_id: SessionId,
+    _: NoBody = None,
 ) -> Response:
     """Get a ticket for `?ticket=`: a native EventSource can't send your token.
 

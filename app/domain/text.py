@@ -4,6 +4,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
+MAX_NAME_CHARS: Final = 256
+MAX_NESTING: Final = 100
+"""How deep JSON from outside may be nested: far below what can't be written as JSON again."""
+
 
 def is_storable(text: str) -> bool:
     """Tell whether Postgres can keep `text`: no U+0000, no lone surrogate."""
@@ -14,6 +18,11 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_name(text: str) -> bool:
+    """Tell whether it may be a token's `sub` or `tenant`."""
+    return 0 < len(text) <= MAX_NAME_CHARS and is_storable(text)
 
 
 def clean(text: str) -> str:
@@ -31,10 +40,6 @@ def rfc3339(instant: datetime) -> str:
     if instant.tzinfo is not UTC:
         instant = instant.astimezone(UTC)
     return instant.isoformat(timespec="microseconds")[:-6] + "Z"
-
-
-MAX_NESTING: Final = 100
-"""How deep JSON from outside may be nested: far below what can't be written as JSON again."""
 
 
 def clean_json(value: Any, *, room: int = MAX_NESTING) -> Any:

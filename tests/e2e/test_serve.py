@@ -266,6 +266,16 @@ async def test_serve_refuses_its_defaults_to_others(place: Place) -> None:
         assert "loopback" in err
         check_logs(out + err)
     assert not place.postgres()
+    assert not (place.data / "postgres").exists(), "made for what was refused"
+
+
+@pytest.mark.parametrize("wrong", [("--user", ""), ("--user", "a" * 257), ("--ttl", "0")])
+async def test_a_token_that_nobody_would_take_is_not_signed(
+    place: Place, wrong: tuple[str, str]
+) -> None:
+    status, out, err = await place.run("token", "--user", "alice", *wrong)
+    assert (status, out) == (2, "")
+    assert wrong[0] in err
 
 
 async def test_what_needs_a_database_says_so(place: Place) -> None:

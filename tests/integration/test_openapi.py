@@ -358,8 +358,12 @@ async def test_the_examples_of_bodies_are_taken(shared: Stack, name: str) -> Non
             refused = await client.call("POST", path, 422, json=example)
             assert refused["code"] == "tool_outputs_mismatch"
         return
-    await client.post(session, "Hello.", run=False)
-    path = name.partition(" ")[2].format(session_id=session)
+    run_id = ""
+    if name.endswith("cancel"):
+        run_id = (await waiting(client, session, PLOTTED))["id"]
+    else:
+        await client.post(session, "Hello.", run=False)
+    path = name.partition(" ")[2].format(session_id=session, run_id=run_id)
     if "application/json" not in operation["requestBody"]["content"]:
         return
     file = await client.http.post("/v1/files", files={"file": ("x.png", b"\x89PNG\r\n\x1a\n")})

@@ -192,6 +192,28 @@ async def test_headers_without_end_are_cut(stack: Stack, kind: str) -> None:
     assert (await stack.client().http.get("/readyz")).status_code == 200
 
 
+NO_REQUESTS = {
+    "an unknown method": b"FOO /v1/me HTTP/1.1\r\n\r\n",
+    "a NUL in a header": b"GET /v1/me HTTP/1.1\r\nX-A: \x00\r\n\r\n",
+    "a length in words": (b"POST /v1/sessions HTTP/1.1\r\nContent-Length: long\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_REQUESTS)
+async def test_what_is_no_request_is_told_so_as_every_other_error_is(
+    stack: Stack, kind: str
+) -> None:
+    url = urlsplit(stack.api_urls[0])
+    reader, writer = await asyncio.open_connection(url.hostname, url.port)
+    writer.write(NO_REQUESTS[kind])
+    head, _, body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json" in head
+    problem = json.loads(body)
+    assert (problem["status"], problem["code"]) == (400, "invalid_http")
+
+
 async def test_long_headers_and_long_bodies_are_taken(stack: Stack) -> None:
     client = stack.client()
     headers = {"X-Long": "a" * 32_000, "Content-Type": "application/json"}

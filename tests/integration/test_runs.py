@@ -196,6 +196,20 @@ async def test_a_run_that_ended_cannot_be_cancelled(shared: Stack) -> None:
     assert await client.run(session, run["id"]) == run
 
 
+async def test_a_body_of_a_cancellation_says_nothing_or_is_refused(shared: Stack) -> None:
+    client = shared.client()
+    session = await client.open_session()
+    await client.post(session, "What is 1 + 1?")
+    for path in ("runs/run_none/cancel", "stream_tickets"):
+        address = f"/v1/sessions/{session}/{path}"
+        problem = await client.call("POST", address, 422, json={"later": True})
+        assert problem["code"] == "invalid_request"
+        json_type = {"Content-Type": "application/json"}
+        problem = await client.call("POST", address, 400, content=b"{no", headers=json_type)
+        assert problem["code"] == "invalid_json"
+    await client.call("POST", f"/v1/sessions/{session}/stream_tickets", 201, json={})
+
+
 async def test_cancelling_twice_is_one_cancellation(shared: Stack, slow: str) -> None:
     here = shared.client()
     there = shared.client(at=1, user=here.user)

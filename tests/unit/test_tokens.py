@@ -126,6 +126,11 @@ async def test_a_scope_that_is_no_text_grants_nothing(scope: Any) -> None:
     assert (await shared().verify(encode(scope=scope))).scopes == frozenset()
 
 
+async def test_a_scope_that_can_not_be_written_grants_nothing() -> None:
+    token = encode(scope="\ud800 a\x00 assistants:write")
+    assert (await shared().verify(token)).scopes == {"assistants:write"}
+
+
 @pytest.mark.parametrize("seconds", [10**12, 10**15, 10**20, 10**300, 10**400])
 async def test_an_end_in_the_far_future_is_an_instant_that_can_be_stored(seconds: int) -> None:
     found = await shared().verify(encode(exp=seconds))

@@ -6,8 +6,18 @@ import subprocess
 import sys
 
 import httpx2
+import pytest
 
 from tests.contract.sandbox.conftest import KEY, MODEL, Sandbox, until
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "99999", "http"])
+def test_a_port_that_is_none_is_refused(port: str) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "app", "sandbox", "--port", port], capture_output=True, check=False
+    )
+    assert refused.returncode == 2
+    assert b"--port" in refused.stderr
 
 
 async def test_the_command_serves_a_tutor_and_says_one_line() -> None:
