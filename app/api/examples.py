@@ -140,7 +140,7 @@ EVENTS: Final = (
     "id: 5\nevent: message.delta\n"
     f'data: {{"type":"message.delta","session_id":"{_SESSION}","seq":5,"at":"{_LATER}",'
     f'"message_id":"{_ANSWER}","run_id":"{_RUN}","part":0,"text":"x = "}}\n\n'
-    'event: done\ndata: {"type":"done"}\n\n'
+    f'event: done\ndata: {{"type":"done","session_id":"{_SESSION}","seq":9,"at":"{_LATER}"}}\n\n'
 )
 
 

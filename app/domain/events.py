@@ -15,9 +15,6 @@ from app.domain.models import JsonObject, Message, MessageStatus, Run, RunStatus
 from app.domain.steps import RunStep, StepStatus
 from app.domain.text import rfc3339
 
-DONE_BLOCK: Final = b'event: done\ndata: {"type":"done"}\n\n'
-"""The end of a run's stream. It is not in the log and has no id: no cursor ever stands on it."""
-
 RUN_END_TYPES: Final = frozenset(f"run.{status}" for status in RunStatus if status.is_end)
 
 
@@ -226,6 +223,19 @@ class Event(NamedTuple):
         JSON escapes CR and LF inside strings, so the data is always one line.
         """
         return f"id: {self.seq}\nevent: {self.type}\ndata: {self.data}\n\n".encode()
+
+    def done(self) -> bytes:
+        """Encode the end of a run's stream, after the event that ends the run."""
+        return done_block(self.session_id, self.seq, json.loads(self.data)["at"])
+
+
+def done_block(session_id: str, seq: int, at: str) -> bytes:
+    """Encode the end of a run's stream: the place and the instant are those of the run's end.
+
+    It is not in the log and has no id: no cursor ever stands on it.
+    """
+    data = {"type": "done", "session_id": session_id, "seq": seq, "at": at}
+    return f"event: done\ndata: {dump(data)}\n\n".encode()
 
 
 def snapshot_data(

@@ -24,7 +24,7 @@ from app.domain.events import Event, snapshot_data
 from app.domain.models import Run, TutoringSession, User
 from app.ports import Cursor, Database, LogState, PageQuery, UnitOfWork, Wake, Wakes, WakeUps
 from app.services.sessions import owned
-from app.services.streams import Channel, Stream, retry_block
+from app.services.streams import Channel, Over, Stream, retry_block
 
 log = logging.getLogger(__name__)
 
@@ -206,10 +206,8 @@ class Relay:
                     return None
             self.check_room(user)
             self._warm(channel, state.last_seq)
-            over_at = state.last_seq if run.status.is_end else None
-            return self._open(
-                channel, user, cursor=cursor, preface=preface, run=run, over_at=over_at
-            )
+            over = Over(state.last_seq, run.ended_at) if run.ended_at is not None else None
+            return self._open(channel, user, cursor=cursor, preface=preface, run=run, over=over)
 
     def follow_new_run(self, user: User, new: NewRun) -> Stream:
         """Open a stream of a run that this process has just enqueued, from its start."""
@@ -272,7 +270,7 @@ class Relay:
         cursor: int,
         preface: bytes,
         run: Run | None = None,
-        over_at: int | None = None,
+        over: Over | None = None,
     ) -> Stream:
         life = min(
             random.uniform(*LIFE_S),  # noqa: S311 - jitter
@@ -295,7 +293,7 @@ class Relay:
             leave,
             cursor=cursor,
             run_id=run.id if run else None,
-            over_at=over_at,
+            over=over,
             preface=retry_block() + preface,
             ends_at=time.monotonic() + life,
         )
@@ -308,7 +306,7 @@ class Relay:
 
     async def _read_on(self, channel: Channel, stream: Stream, run: Run | None) -> list[Event]:
         """Read the next page after a stream's cursor, and move the cursor past it."""
-        head = max(channel.head, stream.over_at or 0)
+        head = max(channel.head, stream.over.seq if stream.over else 0)
         async with self._database.autocommit() as uow:
             if run is not None:
                 events = await uow.log.read_run(run, after=stream.cursor, limit=PAGE)

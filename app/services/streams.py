@@ -10,9 +10,11 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
-from app.domain.events import DONE_BLOCK, RUN_END_TYPES, Event
+from app.domain.events import RUN_END_TYPES, Event, done_block
+from app.domain.text import rfc3339
 
 KEEP_ALIVE_S: Final = 15.0
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -59,6 +61,16 @@ class Channel:
                 changed.set()
 
 
+class Over(NamedTuple):
+    """That a run was found ended when its stream was opened."""
+
+    seq: int
+    """The log's length then: to read up to there is all there is. The channel's head may be
+    behind it still."""
+    at: datetime
+    """When the run ended."""
+
+
 ReadOn = Callable[["Stream"], Awaitable[list[Event]]]
 """Reads what follows a stream's cursor from the database; moves the cursor."""
 
@@ -82,7 +94,7 @@ class Stream:
         "is_live",
         "last_sent",
         "on_cut",
-        "over_at",
+        "over",
         "run_id",
     )
 
@@ -94,16 +106,14 @@ class Stream:
         *,
         cursor: int,
         run_id: str | None,
-        over_at: int | None,
+        over: Over | None,
         preface: bytes,
         ends_at: float,
     ) -> None:
         self._channel = channel
         self._read_on = read_on
         self._leave = leave
-        self.over_at = over_at
-        """The log's length when the run was found ended: to read up to there is all there is.
-        The channel's head may be behind it still."""
+        self.over = over
         self._preface = preface
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -129,7 +139,7 @@ class Stream:
                 return
             self._queue(block)
             if event.type in RUN_END_TYPES:
-                self._queue(DONE_BLOCK)
+                self._queue(event.done())
                 self.end()
             return
         self._queue(block)
@@ -195,17 +205,19 @@ class Stream:
 
     async def _catch_up(self) -> AsyncIterator[bytes]:
         channel = self._channel
-        while self.cursor < max(channel.head, self.over_at or 0) and not self._ended:
+        while (
+            self.cursor < max(channel.head, self.over.seq if self.over else 0) and not self._ended
+        ):
             events = await self._read_on(self)
             if not events:
                 continue
             yield b"".join([event.block() for event in events])
             if self.run_id is not None and events[-1].type in RUN_END_TYPES:
-                yield DONE_BLOCK
+                yield events[-1].done()
                 self._ended = True
                 return
-        if self.over_at is not None and not self._ended:
-            yield DONE_BLOCK
+        if self.over is not None and not self._ended:
+            yield done_block(channel.session_id, self.over.seq, rfc3339(self.over.at))
             self._ended = True
             return
         self.is_live = True

@@ -370,6 +370,8 @@ async def test_a_snapshot_in_the_middle_of_an_answer_misses_nothing_of_it(
     ) as reader:
         found = await reader.ends()
     assert [block.event for block in found] == ["reset", "done"]
+    done = json.loads(found[-1].data)
+    assert (done["session_id"], str(done["seq"])) == (session, found[0].id)
     headers = {"Last-Event-ID": found[0].id or ""}
     assert (await client.http.get(events_of(session, run_id), headers=headers)).status_code == 204
 

@@ -229,8 +229,10 @@ async def test_a_run_s_stream_tells_its_question_first_and_ends_with_done(shared
     assert (blocks[0].event, blocks[1].event) == ("message.created", "run.queued")
     assert json.loads(blocks[0].data)["message"] == second["message"]
     assert json.loads(blocks[1].data)["run"] == second["run"]
-    assert shown(blocks[-1:]) == [(None, "done", '{"type":"done"}')]
-    assert blocks[-2].event == "run.completed"
+    assert (blocks[-2].event, blocks[-1].event) == ("run.completed", "done")
+    ended, done = (json.loads(block.data) for block in blocks[-2:])
+    assert blocks[-1].id is None
+    assert done == {name: ended[name] for name in ("session_id", "seq", "at")} | {"type": "done"}
     assert first["run"]["id"] not in reader.raw.decode()
     assert [block.event for block in blocks].count("done") == 1
     run = await client.run(session, run_id)

@@ -10,7 +10,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.domain.events import (
-    DONE_BLOCK,
     RUN_END_TYPES,
     Delta,
     Draft,
@@ -150,7 +149,10 @@ def test_dumped_text_is_one_line_and_reads_back(text: str) -> None:
 
 
 def test_the_end_of_a_stream_has_no_id_so_that_no_cursor_stands_on_it() -> None:
-    assert DONE_BLOCK == b'event: done\ndata: {"type":"done"}\n\n'
+    at = "2026-11-29T08:00:00.000000Z"
+    end = Event("sess_1", 7, "run.completed", "run_1", f'{{"type":"run.completed","at":"{at}"}}')
+    told = f'{{"type":"done","session_id":"sess_1","seq":7,"at":"{at}"}}'
+    assert end.done() == f"event: done\ndata: {told}\n\n".encode()
 
 
 def test_exactly_the_five_ends_end_a_runs_stream() -> None:

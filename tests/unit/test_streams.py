@@ -34,7 +34,7 @@ class Watched:
             lambda _: None,
             cursor=0,
             run_id=None,
-            over_at=None,
+            over=None,
             preface=b"retry: 1\n\n",
             ends_at=self.now + life_s,
         )
