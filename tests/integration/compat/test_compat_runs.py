@@ -38,6 +38,7 @@ async def asked_upstream(shared: Stack, run_id: str) -> Any:
     url = f"http://127.0.0.1:{shared.sandbox_port}/v1/responses/{response_id}"
     async with httpx2.AsyncClient() as http:
         found = await http.get(url, headers={"Authorization": "Bearer sk-any"})
+        assert found.is_success, found.text
         return found.json()
 
 
