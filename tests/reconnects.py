@@ -18,7 +18,7 @@ from app.adapters.postgres.embedded import temporary_postgres
 from app.adapters.postgres.migrate import migrate
 from tests.e2e.crew import WORD
 from tests.e2e.invariants import check, check_logs, check_reader
-from tests.stack import Block, Stack, running
+from tests.stack import Block, Stack, done_after, running
 from tests.tabs import Leave, Shown, Tab, Tally, Visit, shown, visit
 
 QUESTIONS = (
@@ -114,7 +114,7 @@ class Lesson:
         path = f"{self.session}/runs/{run}/events"
         url = self.chance.choice(self.stack.api_urls)
         uncut = shown((await visit(url, path, self._headers())).blocks)
-        assert uncut[-1][:2] == (None, "done")
+        assert uncut[-1] == (None, "done", done_after(uncut[-2][2]))
         told = shown(session)
         assert [each for each in told if each in uncut] == uncut[:-1]
         for tab in tabs:

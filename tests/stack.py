@@ -1,6 +1,7 @@
 """Our own processes, as an operator runs them, for tests to drive and to hurt."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -89,6 +90,19 @@ class Block:
     event: str
     data: str
     raw: str
+
+
+def done_after(end: str) -> str:
+    """Return the data of the `done` that follows a run's end, by the data of that."""
+    told = json.loads(end)
+    place = f'"session_id":"{told["session_id"]}","seq":{told["seq"]}'
+    return f'{{"type":"done",{place},"at":"{told["at"]}"}}'
+
+
+def ends_with_done(text: str) -> bool:
+    """Tell whether a run's stream ends with exactly the `done` of the end that it told."""
+    done = done_after(blocks_of(text)[-2].data)
+    return text.endswith(f"event: done\ndata: {done}\n\n")
 
 
 def blocks_of(text: str) -> list[Block]:

@@ -18,7 +18,7 @@ from tests.conftest import NewDatabase
 from tests.e2e.crew import QUESTION, WORD, follow, hire, started
 from tests.e2e.invariants import check, check_logs
 from tests.forwarder import Forwarder, forwarding
-from tests.stack import Block, Stack, until
+from tests.stack import Block, Stack, done_after, until
 
 HERE = Path(__file__).parent
 PACKAGE = "eventsource@3.0.7"
@@ -233,7 +233,7 @@ async def test_an_eventsource_goes_on_elsewhere_when_its_process_is_stopped_or_k
     report = page.reports["the run"]
     *seen, (_, *done) = report["seen"]
     assert seen == asked
-    assert done[0] == "done"
+    assert done == ["done", done_after(seen[-1][2])]
     assert report["state"] == 2, "204 closed it"
     assert all(front.taken), "each of the processes was read"
 

@@ -24,7 +24,7 @@ from tests.e2e.crew import (
 from tests.e2e.invariants import check, check_logs, check_reader
 from tests.integration.test_schema import environment, run_command
 from tests.pooler import Pooler, needs_pgbouncer, pooler_before
-from tests.stack import Block, Stack, blocks_of, until
+from tests.stack import Block, Stack, ends_with_done, until
 
 pytestmark = needs_pgbouncer
 RUNS = 12
@@ -100,7 +100,7 @@ async def test_a_dialogue_is_answered_streamed_and_replayed(
     again = await elsewhere.call("POST", f"{path}/messages", 202, json=body, headers=headers)
     assert again == posted
     told = await alice.stream(f"{path}/runs/{posted['run']['id']}/events")
-    assert blocks_of(told)[-1].event == "done"
+    assert ends_with_done(told)
     run, text = await alice.ask(session, "Please explain that in more detail.")
     assert run["status"] == "completed"
     assert "241" in text

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import NewDatabase
 from tests.e2e.crew import QUESTION, WORD, all_end, ask_at_once, follow, hire, started
 from tests.e2e.invariants import check, check_logs, check_reader
-from tests.stack import ROOT, Client, Stack, blocks_of, free_port, until
+from tests.stack import ROOT, Client, Stack, ends_with_done, free_port, until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -118,7 +118,7 @@ async def test_streams_arrive_block_by_block(stack: Stack, client: Client) -> No
     async with client.http.stream("GET", f"{path}/runs/{run}/events") as stream:
         followed = await assert_unbuffered(client, session, stream)
     for told in (posted, followed):
-        assert blocks_of(told)[-1].event == "done"
+        assert ends_with_done(told)
     # What is no stream may be compressed.
     listed = await client.http.get(f"{path}/messages")
     assert listed.headers["content-encoding"] == "gzip"

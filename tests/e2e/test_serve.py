@@ -20,7 +20,7 @@ import pytest
 
 from tests.conftest import database_at, execute
 from tests.e2e.invariants import check_logs
-from tests.stack import ROOT, SECRET, blocks_of, free_port, until
+from tests.stack import ROOT, SECRET, ends_with_done, free_port, until
 
 START_S = 60
 QUESTION = "Please solve 3x**2 + 11x - 10 = 0, says canary4711."
@@ -163,7 +163,7 @@ async def answered(place: Place, token: str, session: str | None = None) -> str:
         posted = await http.post(f"/v1/sessions/{session}/messages", json={"content": QUESTION})
         assert posted.status_code == 202, posted.text
         followed = await http.get(f"{posted.headers['location']}/events")
-        assert blocks_of(followed.text)[-1].event == "done"
+        assert ends_with_done(followed.text)
         assert "run.completed" in followed.text
         listed = await http.get(f"/v1/sessions/{session}/messages")
         assert "241" in listed.json()["data"][0]["content"][0]["text"]
@@ -206,7 +206,7 @@ async def assert_can_be_tried(place: Place) -> None:
     out, _ = await asyncio.wait_for(shell.communicate(), START_S)
     assert shell.returncode == 0
     assert b"event: run.completed" in out
-    assert blocks_of(out.decode())[-1].event == "done"
+    assert ends_with_done(out.decode())
 
 
 async def test_serve_goes_on_where_a_killed_one_was_and_stops_its_postgres(place: Place) -> None:

@@ -77,7 +77,7 @@ def test_the_answer_that_is_shown_is_what_events_look_like() -> None:
     shown = README.partition("<!-- conversation: begin -->")[2].partition("<!--")[0]
     for name in ("message.delta", "run.completed"):
         assert re.search(rf"^id: \d+\nevent: {re.escape(name)}\ndata: {{", shown, re.MULTILINE)
-    assert 'event: done\ndata: {"type":"done",' in shown
+    assert 'event: done\ndata: {"type":"done","session_id":"sess_' in shown
 
 
 async def test_every_path_that_is_named_is_a_path_of_the_api(shared: Stack) -> None:

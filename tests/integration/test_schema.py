@@ -17,7 +17,7 @@ from alembic import command
 
 from app.adapters.postgres.migrate import migrate, migration_config
 from tests.conftest import MODEL, NewDatabase, database_at, execute
-from tests.stack import ROOT, SECRET, blocks_of, running
+from tests.stack import ROOT, SECRET, ends_with_done, running
 
 DEBIAN = sorted(
     path.parent
@@ -337,5 +337,5 @@ async def test_a_question_is_answered_on_every_postgres_here(empty: str, tmp_pat
         assert "1" in text
         replay = await alice.stream(f"/v1/sessions/{session}/runs/{run['id']}/events")
         assert "event: message.completed" in replay
-        assert blocks_of(replay)[-1].event == "done"
+        assert ends_with_done(replay)
         await alice.call("DELETE", f"/v1/sessions/{session}", 204)

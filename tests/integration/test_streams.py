@@ -24,7 +24,7 @@ from app.ports import Append
 from app.services import relay, streams
 from app.settings import Settings
 from tests.integration.test_log import Desk, desk_on
-from tests.stack import SECRET, Block, Client, Stack, blocks_of, until
+from tests.stack import SECRET, Block, Client, Stack, blocks_of, done_after, until
 
 SSE = {"Accept": "text/event-stream"}
 
@@ -229,10 +229,8 @@ async def test_a_run_s_stream_tells_its_question_first_and_ends_with_done(shared
     assert (blocks[0].event, blocks[1].event) == ("message.created", "run.queued")
     assert json.loads(blocks[0].data)["message"] == second["message"]
     assert json.loads(blocks[1].data)["run"] == second["run"]
-    assert (blocks[-2].event, blocks[-1].event) == ("run.completed", "done")
-    ended, done = (json.loads(block.data) for block in blocks[-2:])
-    assert blocks[-1].id is None
-    assert done == {name: ended[name] for name in ("session_id", "seq", "at")} | {"type": "done"}
+    assert shown(blocks[-1:]) == [(None, "done", done_after(blocks[-2].data))]
+    assert blocks[-2].event == "run.completed"
     assert first["run"]["id"] not in reader.raw.decode()
     assert [block.event for block in blocks].count("done") == 1
     run = await client.run(session, run_id)
