@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-"""Of a subject and a tenant, as in a token."""
 YIELD_EVERY: Final = 200
 """Lines read between two looks at whether a signal came."""
 BAR_CHARS: Final = 30

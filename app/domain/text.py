@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 MAX_NAME_CHARS: Final = 256
+"""Of a subject and of a tenant."""
 MAX_NESTING: Final = 100
 """How deep JSON from outside may be nested: far below what can't be written as JSON again."""
 

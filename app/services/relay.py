@@ -306,7 +306,7 @@ class Relay:
 
     async def _read_on(self, channel: Channel, stream: Stream, run: Run | None) -> list[Event]:
         """Read the next page after a stream's cursor, and move the cursor past it."""
-        head = max(channel.head, stream.over.seq if stream.over else 0)
+        head = stream.head
         async with self._database.autocommit() as uow:
             if run is not None:
                 events = await uow.log.read_run(run, after=stream.cursor, limit=PAGE)

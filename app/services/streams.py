@@ -82,6 +82,7 @@ class Stream:
         "_channel",
         "_ended",
         "_leave",
+        "_over",
         "_pending",
         "_pending_bytes",
         "_preface",
@@ -94,7 +95,6 @@ class Stream:
         "is_live",
         "last_sent",
         "on_cut",
-        "over",
         "run_id",
     )
 
@@ -113,7 +113,7 @@ class Stream:
         self._channel = channel
         self._read_on = read_on
         self._leave = leave
-        self.over = over
+        self._over = over
         self._preface = preface
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
@@ -128,6 +128,11 @@ class Stream:
         self.ends_at = ends_at
         self.last_sent = time.monotonic()
         self.blocked_since: float | None = None
+
+    @property
+    def head(self) -> int:
+        """How far the log is known to go."""
+        return max(self._channel.head, self._over.seq if self._over else 0)
 
     def push(self, event: Event, block: bytes) -> None:
         """Queue an event, as it was encoded, for a live reader."""
@@ -205,9 +210,7 @@ class Stream:
 
     async def _catch_up(self) -> AsyncIterator[bytes]:
         channel = self._channel
-        while (
-            self.cursor < max(channel.head, self.over.seq if self.over else 0) and not self._ended
-        ):
+        while self.cursor < self.head and not self._ended:
             events = await self._read_on(self)
             if not events:
                 continue
@@ -216,8 +219,8 @@ class Stream:
                 yield events[-1].done()
                 self._ended = True
                 return
-        if self.over is not None and not self._ended:
-            yield done_block(channel.session_id, self.over.seq, rfc3339(self.over.at))
+        if self._over is not None and not self._ended:
+            yield done_block(channel.session_id, self._over.seq, rfc3339(self._over.at))
             self._ended = True
             return
         self.is_live = True
